@@ -580,6 +580,33 @@ async def test_a_delivery_that_fails_alone_becomes_a_dead_letter(broker: Broker,
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
+async def test_a_delivery_that_fails_alone_does_not_hold_up_the_others_again_and_again(
+    broker: Broker, refusing: Refusing
+):
+    asked, passed = 0, asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        nonlocal asked
+        if envelope.event.training_id == "alone":
+            asked += 1
+            raise NoAnswer("get training alone: 500")
+        passed.set()
+        return await started(envelope)
+
+    await refusing.publish(message(succeeded("alone")))
+    async with consuming(broker, refusing, handle, patience_seconds=4):
+        async with asyncio.timeout(60):
+            for number in itertools.count():
+                if refusing.delayed():
+                    break
+                passed.clear()
+                await refusing.publish(message(succeeded(f"t{number}")))
+                await passed.wait()
+
+    # By its own pauses, three to eight times; at once after each success, it was 25 times.
+    assert 1 < asked < 15
+
+
 async def test_while_nobody_is_answered_no_attempt_is_counted(broker: Broker, refusing: Refusing):
     asked = 0
 

@@ -47,10 +47,14 @@ from shared.runtime.broker.unacked import Unacked
 from shared.runtime.clock import now
 from shared.runtime.logs import about, log_fact
 from shared.runtime.settings import BrokerSettings
+from shared.runtime.waiting import jittered_backoff_seconds
 
 log = structlog.get_logger()
 
 _PATIENCE_SECONDS: Final = 300.0
+#: How long a delivery waits whose dependency is down for it alone.
+_ALONE_FIRST_SECONDS: Final = 2.0
+_ALONE_LONGEST_SECONDS: Final = 60.0
 
 #: The result of one delivery: its follow-up events, or its error.
 Result = Sequence[Event] | Exception
@@ -175,7 +179,7 @@ class Consumer:
 
         """
         clock = asyncio.get_running_loop().time
-        refused_at = float("inf")
+        refused_at, alone = float("inf"), 0
         work = partial(attempt, items, partial(self._handle_now, unacked), queue=self._queue)
         while True:
             try:
@@ -184,9 +188,15 @@ class Consumer:
                 if self._in_batches:
                     raise
                 refused_at = min(refused_at, clock())
-                others_were_answered = self._answered_since > refused_at
-                if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
+                if not error.may_concern_one or self._answered_since <= refused_at:
+                    continue
+                left_seconds = refused_at + self._patience_seconds - clock()
+                if left_seconds <= 0:
                     return [error] * len(items)
+                # Others are answered, so most likely only this one fails: it must not hold them up again at once.
+                alone += 1
+                seconds = jittered_backoff_seconds(alone, first=_ALONE_FIRST_SECONDS, longest=_ALONE_LONGEST_SECONDS)
+                await unacked.pause(min(seconds, left_seconds))
 
     async def _handle_now(self, unacked: Unacked, items: Sequence[Item]) -> Sequence[Result]:
         unacked.check()
