@@ -6,9 +6,9 @@ Translates asyncpg's errors of statements; `postgres` does those of connecting.
     DependencyDown     08 53 57P0x 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
     TooSlow            57014                        a statement took longer than it may: a DependencyDown
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
-    NotReady           3F 42P01 42703               a database that is being restored: a DependencyDown
-    NotAllowed         42501                        likewise, or the login is another process's: a NotReady
-    PermanentError     22 23 54, other 42           can never be stored
+    NotAllowed         42501                        a grant is missing, or the login is another process's: a NotReady
+    NotReady           3F, other 42                 the tables are not what our statement needs: a DependencyDown
+    PermanentError     22 23 54                     can never be stored
     TransientError     any other                    unknown: retry later, a few times
 """
 
@@ -30,7 +30,7 @@ _DOWN: Final = ("08", "53", "57P0", "25006", "25P02", "25P03", "28", "3D")
 _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 #: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
 _UNREADABLE: Final = ("22P03", "54000")
-_PERMANENT: Final = ("22", "23", "42", "54")
+_PERMANENT: Final = ("22", "23", "54")
 #: What the library raises.
 ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -81,8 +81,9 @@ _BY_STATE: Final[tuple[tuple[tuple[str, ...], type[ModelswapError]], ...]] = (
     (("40001", "40P01", "0A000"), Conflict),
     (("55P03",), Locked),
     (("57014",), TooSlow),
-    (("3F", "42P01", "42703"), NotReady),
     (("42501",), NotAllowed),
+    # While a database is restored, first tables are missing, then keys, functions and grants.
+    (("3F", "42"), NotReady),
 )
 
 

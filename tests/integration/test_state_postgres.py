@@ -33,9 +33,9 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         ("55P03", Locked),
         ("08000 08003 08006 53100 53200 53300 57P01 57P02 57P03 25006 25P02 25P03 28P01 3D000", DependencyDown),
         ("57014", TooSlow),
-        ("3F000 42703 42P01", NotReady),
+        ("3F000 42601 42703 42704 42804 42883 42P01 42P10", NotReady),
         ("42501", NotAllowed),
-        ("22001 22021 22P05 23502 23503 23505 23514 42601 42804 54000", PermanentError),
+        ("22001 22021 22P05 23502 23503 23505 23514 54000", PermanentError),
         ("XX000 P0001 58030", TransientError),
     ],
 )

@@ -106,6 +106,11 @@ async def test_an_event_waits_while_the_database_is_restored(store, database_url
         with pytest.raises(NotReady):
             await store.apply([ready("t1")])
         await owner.execute("GRANT SELECT ON state.users TO modelswap_state")
+        # Keys are restored after the rows.
+        await owner.execute("ALTER TABLE state.user_models DROP CONSTRAINT user_models_pkey")
+        with pytest.raises(NotReady):
+            await store.apply([ready("t1")])
+        await owner.execute("ALTER TABLE state.user_models ADD PRIMARY KEY (user_id)")
 
     assert await store.apply([ready("t1")]) == [None]
     assert (await get(store, "t1")).stage == Stage.ACTIVE
