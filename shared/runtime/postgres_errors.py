@@ -8,6 +8,7 @@ Translates asyncpg's errors of statements; `postgres` does those of connecting.
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
     NotAllowed         42501                        a grant is missing, or the login is another process's: a NotReady
     NotReady           3F, other 42                 the tables are not what our statement needs: a DependencyDown
+    Damaged            58 XX001 XX002               its files, or a page of them, cannot be used: a DependencyDown
     PermanentError     22 23 54                     can never be stored
     TransientError     any other                    unknown: retry later, a few times
 """
@@ -76,6 +77,13 @@ class NotAllowed(NotReady):
     """Our login may not do that: a grant is missing, or it is another's login."""
 
 
+class Damaged(DependencyDown):
+    """Postgres cannot read or write its files: its disk fails, or a page of a table or an index is broken."""
+
+    code = "database_damaged"
+    may_concern_one = True
+
+
 #: Classes by the beginning of the SQLSTATE; each has one code.
 _BY_STATE: Final[tuple[tuple[tuple[str, ...], type[ModelswapError]], ...]] = (
     (("40001", "40P01", "0A000"), Conflict),
@@ -84,6 +92,7 @@ _BY_STATE: Final[tuple[tuple[tuple[str, ...], type[ModelswapError]], ...]] = (
     (("42501",), NotAllowed),
     # While a database is restored, first tables are missing, then keys, functions and grants.
     (("3F", "42"), NotReady),
+    (("58", "XX001", "XX002"), Damaged),
 )
 
 

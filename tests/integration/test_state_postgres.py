@@ -14,7 +14,7 @@ from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.runtime.database import opened_database
 from shared.runtime.postgres import Connection, Pool, acquired, connect_pool, in_transaction
-from shared.runtime.postgres_errors import Conflict, Locked, MixedUp, NotAllowed, NotReady, TooSlow, classify
+from shared.runtime.postgres_errors import Conflict, Damaged, Locked, MixedUp, NotAllowed, NotReady, TooSlow, classify
 from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 
@@ -36,7 +36,8 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         ("3F000 42601 42703 42704 42804 42883 42P01 42P10", NotReady),
         ("42501", NotAllowed),
         ("22001 22021 22P05 23502 23503 23505 23514 54000", PermanentError),
-        ("XX000 P0001 58030", TransientError),
+        ("58000 58030 58P01 XX001 XX002", Damaged),
+        ("XX000 P0001", TransientError),
     ],
 )
 def test_the_state_says_who_can_heal_it(sqlstates, meaning):
