@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
+import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Final
 
 import pytest
 
+from services.cli.choices import Process as Name
+from services.cli.local.commands import serve
 from tests.proxy import proxied
 from tests.servers import Urls
 from tests.stack import SERVICES, Process, Stack
@@ -82,3 +86,18 @@ async def test_a_postgres_that_falls_silent_holds_up_no_end(stack: Stack, databa
     took = await seconds_to_stop(("state", "ops"), stack, "MODELSWAP_DATABASE_URL", database_url, silent_at)
 
     assert took < _GONE_SECONDS
+
+
+def test_a_process_that_is_being_imported_stops_at_once(monkeypatch):
+    """A container's first process would not, if it left the signal alone."""
+    before, handlers = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(runpy, "run_module", lambda *_, **__: handlers.append(signal.getsignal(signal.SIGTERM)))
+    try:
+        serve(Name.RECEIVER)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    (handler,) = handlers
+    assert callable(handler)
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+        handler(signal.SIGTERM, None)

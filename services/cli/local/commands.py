@@ -91,7 +91,11 @@ def up(
 def serve(name: Annotated[Process, typer.Argument(help="The process.")]) -> None:
     """Run one process, as `python -m services.NAME` does."""
     import runpy
+    import signal
+    import sys
 
+    # A container's first process does not hear SIGTERM before it has a handler. To import the process takes a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runpy.run_module(f"services.{name}", run_name="__main__", alter_sys=True)
 
 
