@@ -22,6 +22,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "deploy/local"
 CLIENT = ROOT / "shared/subscriber"
+#: Whatever else runs on this machine.
+_FREE_PORTS = {
+    f"MODELSWAP_{name}_PORT": "0" for name in ("SIMULATOR", "RECEIVER", "EXTRACTOR", "STATE", "OPS", "NOTIFIER")
+}
+
 UP = "import sys; from services.cli.main import main; sys.exit(main(['up', '--embedded']))"
 
 
@@ -66,7 +71,7 @@ def run(command: str, *wheels: zipfile.ZipFile, folder: Path) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-S", "-c", command],
         cwd=folder,
-        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
+        env={"PYTHONPATH": path, "PATH": os.environ["PATH"], **_FREE_PORTS},
         capture_output=True,
         text=True,
         timeout=60,
