@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
+import aiormq
 import pytest
 from aiormq import spec
 
@@ -28,6 +29,7 @@ from shared.runtime.clock import now
 from shared.runtime.postgres import connect
 from tests.broker import Broker
 from tests.databases import opened_pool
+from tests.hostile import UNREADABLE
 from tests.webhooks import PATIENCE_SECONDS, activated
 
 T = TypeVar("T")
@@ -213,6 +215,19 @@ async def test_a_broken_event_is_a_dead_letter_and_the_rest_goes_on(bench):
         letter = await broker.wait_for(DEAD_QUEUE)
 
     assert (letter.headers["x-dead-queue"], letter.headers["x-dead-error"]) == (DELIVERIES_QUEUE, "malformed")
+
+
+@pytest.mark.parametrize("table", UNREADABLE.values(), ids=UNREADABLE)
+async def test_an_event_whose_headers_can_not_be_read_stops_no_reader(table, bench):
+    async with bench.reading():
+        await bench.publish("ann")
+        try:
+            await bench.broker.publish_raw(EVENTS_LOG, table)
+        except aiormq.exceptions.AMQPError:
+            pytest.skip("this RabbitMQ takes no such headers")
+        await bench.publish("ben")
+
+        await bench.until_stored("ann", "ben")
 
 
 async def test_a_broken_event_from_before_the_first_start_is_ignored(bench):

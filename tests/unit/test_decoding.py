@@ -148,20 +148,35 @@ def test_hostile_headers_are_read(headers: dict[str, Any]):
     assert received.delivery.headers == headers
 
 
-@pytest.mark.parametrize("table", UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_table_harms_no_other_property(table: bytes):
+def with_table(table: bytes) -> Delivery:
+    """The delivery of a message whose headers are these bytes."""
     received = Received()
     raw = delivery(headers={}, content_type="text/plain", timestamp=NOW, body=b"body")
     at = raw.index(b"\x00\x00\x00\x00", raw.index(b"text/plain"))
     raw = raw[:at] + len(table).to_bytes(4) + table + raw[at + 4 :]
     start = raw.index(b"\x02\x00\x01") + 3
     size = int.from_bytes(raw[start : start + 4]) + len(table)
-
     received.incoming.feed(raw[:start] + size.to_bytes(4) + raw[start + 4 :])
+    return received.delivery
 
-    delivered = received.delivery
+
+@pytest.mark.parametrize("table", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_table_harms_no_other_property(table: bytes):
+    delivered = with_table(table)
+
     assert (delivered.content_type, delivered.published_at, delivered.body) == ("text/plain", NOW, b"body")
     assert set(delivered.headers) == {UNREADABLE_HEADER}
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("name", ["timestamp", "name", "nested"])
+def test_a_place_in_a_stream_is_found_beside_what_is_unreadable(name: str, where: str):
+    place = b"\x0fx-stream-offset" + b"l" + (7).to_bytes(8)
+    table = place + UNREADABLE[name] if where == "before" else UNREADABLE[name] + place
+
+    headers = with_table(table).headers
+
+    assert (headers["x-stream-offset"], set(headers)) == (7, {UNREADABLE_HEADER, "x-stream-offset"})
 
 
 @given(flags=st.integers(0, 2**16 - 1), rest=st.binary(max_size=60))

@@ -18,6 +18,7 @@ from typing import Final
 from aiormq import spec
 from pamqp import decode
 
+from shared.contract.headers import OFFSET
 from shared.runtime.broker.message import Delivery
 
 #: Stands for all headers of a message whose headers cannot be read.
@@ -26,6 +27,15 @@ UNREADABLE_HEADER: Final = "x-unreadable-headers"
 _METHOD, _HEADER, _HEARTBEAT = 1, 2, 8
 _END: Final = 0xCE
 _LONG_STRING: Final = ord("S")
+#: Bytes of a value by its type; one of another type begins with its size.
+_VALUE_BYTES: Final = {
+    **dict.fromkeys(b"V", 0),
+    **dict.fromkeys(b"tbB", 1),
+    **dict.fromkeys(b"su", 2),
+    **dict.fromkeys(b"Iif", 4),
+    **dict.fromkeys(b"D", 5),
+    **dict.fromkeys(b"ldT", 8),
+}
 
 _FRAME_START: Final = struct.Struct(">BHI")  # type, channel, size
 _SETTLED: Final = struct.Struct(">IQB")  # method, delivery tag, bits
@@ -152,7 +162,20 @@ def _table(raw: bytes) -> dict[str, object]:
     try:
         return _read_table(raw)
     except _DECODING_ERRORS:
-        return {UNREADABLE_HEADER: raw[4:].decode("utf-8", "replace")}
+        return {UNREADABLE_HEADER: raw[4:].decode("utf-8", "replace"), **_place(raw)}
+
+
+def _place(raw: bytes) -> dict[str, object]:
+    """Return the place of a message in a stream, as RabbitMQ added it to a table that cannot be read as a whole."""
+    name, at = OFFSET.encode(), 4
+    with suppress(*_DECODING_ERRORS):
+        while at < len(raw):
+            start = at + 1 + raw[at]
+            if raw[at + 1 : start] == name:
+                return {OFFSET: _value(raw, start)[0]}
+            size = _VALUE_BYTES.get(raw[start])
+            at = start + 1 + (4 + _LONG.unpack_from(raw, start + 1)[0] if size is None else size)
+    return {}
 
 
 def _read_table(raw: bytes) -> dict[str, object]:
