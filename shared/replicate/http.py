@@ -23,7 +23,7 @@ from pydantic import JsonValue, ValidationError
 from shared.contract.errors import DependencyDown
 from shared.replicate.errors import BadAnswer, NoAnswer, error_for
 from shared.replicate.routes import NO_ANSWER, NO_CONNECTION, Route
-from shared.replicate.training import NotATraining
+from shared.replicate.training import NotATraining, without_surrogates
 
 Result = TypeVar("Result")
 
@@ -144,7 +144,7 @@ class Http:
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise error_for(what, status, answered, content)
         try:
-            return decode(content)
+            return _decoded(decode, content)
         except (NotATraining, ValidationError) as error:
             raise BadAnswer(f"{what}: {error}") from error
 
@@ -170,6 +170,17 @@ class Http:
             raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
         finally:
             self._observe(route, status, self._clock() - began)
+
+
+def _decoded(decode: Callable[[bytes], Result], content: bytes) -> Result:
+    """Decode *content*; half an emoji in one item of a list must not make the others unreadable."""
+    try:
+        return decode(content)
+    except ValidationError:
+        whole = without_surrogates(content)
+        if whole is None:
+            raise
+        return decode(whole)
 
 
 def _filled(route: Route, ids: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, TypeVar
 
@@ -163,25 +164,32 @@ def _decode(kind: type[_AnyJob], body: bytes) -> _AnyJob:
         try:
             return kind.model_validate_json(body)
         except ValidationError:
-            if not _SURROGATE.search(body):
+            whole = without_surrogates(body, except_in=("id", "status", "output"))
+            if whole is None:
                 raise
-            return kind.model_validate_json(_without_surrogates(body))
+            return kind.model_validate_json(whole)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         raise NotATraining(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}") from error
 
 
-def _without_surrogates(body: bytes) -> bytes:
+def without_surrogates(body: bytes, *, except_in: Sequence[str] = ()) -> bytes | None:
     """
-    Replace each lone surrogate, which pydantic's JSON parser refuses, by ``?``.
+    Replace each lone surrogate, which pydantic's JSON parser refuses, by ``?``; return None if there seems to be none.
 
-    They come from text that was cut within an emoji: harmless in a log, but refused in id, status and output.
+    They come from text that was cut within an emoji: harmless in a log or a prompt.
+
+    Raises:
+        NotATraining: if there is one in the fields *except_in*, or *body* is no JSON.
+
     """
+    if not _SURROGATE.search(body):
+        return None
     try:
         document = json.loads(body.decode())
-        names = [document.get(name) for name in ("id", "status", "output")] if isinstance(document, dict) else []
-        if not is_storable(names):
-            raise NotATraining("half a surrogate pair in its id, status or output")
+        fields = [document.get(name) for name in except_in] if isinstance(document, dict) else []
+        if not is_storable(fields):
+            raise NotATraining(f"half a surrogate pair in its {', '.join(except_in)}")
         return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
     except (ValueError, RecursionError):
         raise NotATraining("not JSON, or nested too deeply") from None

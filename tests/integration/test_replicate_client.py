@@ -258,6 +258,17 @@ async def test_trainings_are_listed_without_the_broken_ones(server, replicate):
     assert last.next_cursor is None
 
 
+async def test_text_that_was_cut_within_an_emoji_makes_no_list_unreadable(server, replicate):
+    half = "a fox \ud83e"
+    server.will_say({"results": [{**TRAINING, "error": half, "input": {"caption": half}}, {**TRAINING, "id": "abd"}]})
+    page = await replicate.list_trainings()
+    server.will_say({"id": REF.version, "openapi_schema": {"components": {"default": half}}})
+    version = await replicate.get_version(REF)
+
+    assert [(training.id, training.error) for training in page.trainings] == [("abc", "a fox ?"), ("abd", None)]
+    assert version.id == REF.version
+
+
 async def test_runs_are_listed_without_invalid_ones_and_bounded(server, replicate):
     server.will_say({"results": [{"id": "run", "status": "starting"}, {"id": "a/b"}, None], "next": "/?cursor=older"})
 
