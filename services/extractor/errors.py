@@ -70,7 +70,7 @@ class Inconclusive(TransientError):
     """The model is neither proven good nor bad. Attempts are few, because each may cost a run."""
 
     code = "inconclusive"
-    max_attempts = 6
+    max_attempts: int | None = 6
 
 
 class StillRunning(Inconclusive):
@@ -83,6 +83,18 @@ class OutOfReach(Inconclusive):
     """The run succeeded, but its image cannot be fetched now. The next attempt fetches it without a new run."""
 
     code = "picture_out_of_reach"
+    #: It costs no run, and Replicate's files may be away for hours.
+    max_attempts = None
+
+
+class PictureGone(Inconclusive):
+    """
+    Replicate has deleted the image of the run, as it does after an hour. The next attempt runs the model again.
+
+    It may have been out of reach until then, so there are as many attempts as for that.
+    """
+
+    max_attempts = None
 
 
 class DoesNotWork(PermanentError):

@@ -20,7 +20,14 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from services.extractor.errors import DoesNotWork, Inconclusive, NotThereYet, OutOfReach, StillRunning
+from services.extractor.errors import (
+    DoesNotWork,
+    Inconclusive,
+    NotThereYet,
+    OutOfReach,
+    PictureGone,
+    StillRunning,
+)
 from services.extractor.memory import BAD_SECONDS, Failure, Memories, Memory
 from services.extractor.picture import Flaw
 from shared.contract.errors import DependencyDown, PermanentError
@@ -243,7 +250,7 @@ class Gate:
         try:
             picture = await self._replicate.fetch_output(url)
         except NotThere as error:
-            raise Inconclusive(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
+            raise PictureGone(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
         except (BadAnswer, DependencyDown) as error:
             # The URL comes from the model's output. One that never responds must not pause the consumer for all.
             raise OutOfReach(f"{ref}: the picture of its run {prediction.id} is out of reach ({error})") from error

@@ -14,6 +14,7 @@ from services.extractor.picture import Flaw
 from services.extractor.verify import _INPUT, NOT_RUN, Gate, Level
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
+from shared.contract.retry import RetryIn, next_step
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Prediction
 from shared.replicate.version import Version
@@ -567,6 +568,30 @@ async def test_an_unreachable_picture_is_retried_and_paid_for_once(replicate, ga
     assert caught.value.code == "picture_out_of_reach"
     assert "predict" in checks
     assert len(replicate.inputs) == 1
+
+
+async def test_hours_without_replicates_files_end_with_a_run_that_is_seen(replicate, gate, clock):
+    """An outage of `replicate.delivery` alone: everything else answers, and the picture is deleted meanwhile."""
+    fetch, attempt = replicate.fetch_output, 1
+
+    async def fail(_: str) -> bytes:
+        raise NoAnswer("503")
+
+    async def gone(_: str) -> bytes:
+        raise NotThere("404")
+
+    replicate.fetch_output = fail
+    for errors, answer in ((6, gone), (1, fetch)):
+        for _ in range(errors):
+            with pytest.raises(Inconclusive) as caught:
+                await gate.verify(REF)
+            step = next_step(caught.value, attempt=attempt)
+            assert isinstance(step, RetryIn)
+            attempt = step.attempt
+        replicate.fetch_output = answer
+
+    assert "predict" in await gate.verify(REF)
+    assert len(replicate.inputs) == 2
 
 
 def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[[float], Awaitable[None]]:
