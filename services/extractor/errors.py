@@ -79,6 +79,13 @@ class StillRunning(Inconclusive):
     code = "still_running"
 
 
+class NeverBegan(Inconclusive):
+    """Replicate had no machine for the run in time, and charges nothing for it. There may be none for hours."""
+
+    code = "run_cut_off"
+    max_attempts = None
+
+
 class OutOfReach(Inconclusive):
     """The run succeeded, but its image cannot be fetched now. The next attempt fetches it without a new run."""
 

@@ -23,6 +23,7 @@ from pydantic import JsonValue
 from services.extractor.errors import (
     DoesNotWork,
     Inconclusive,
+    NeverBegan,
     NotThereYet,
     OutOfReach,
     PictureGone,
@@ -280,6 +281,8 @@ def _check_end(ref: ModelRef, prediction: Prediction) -> None:
     if prediction.status == TrainingStatus.SUCCEEDED:
         return
     what = f"{ref}: its run {prediction.id} {prediction.status}: {prediction.error or 'no reason given'}"
+    if prediction.status == TrainingStatus.ABORTED:
+        raise NeverBegan(what)
     if prediction.status != TrainingStatus.FAILED:
         raise Inconclusive(what, code="run_cut_off")
     if _FILTERED.search(prediction.error or ""):

@@ -50,9 +50,9 @@ OF_A_TRAINING: Final[dict[str, tuple[dict[str, Any], str, str, str, int]]] = {
     ),
     "prediction never starts": (
         {"prediction": Behaviour.NEVER_STARTS},
-        *("unverified", "run_cut_off", "run_cut_off", 6),
+        *("unverified", "run_cut_off", "run_cut_off", 9),
     ),
-    "weights gone": ({"prediction": Behaviour.WEIGHTS_GONE}, "unverified", "run_cut_off", "run_cut_off", 6),
+    "weights gone": ({"prediction": Behaviour.WEIGHTS_GONE}, "unverified", "run_cut_off", "run_cut_off", 9),
     "prediction fails": ({"prediction": Behaviour.FAILS}, "unverified", "run_failed", "run_failed", 1),
     "blank image": ({"prediction": Behaviour.BLANK}, "unverified", "blank_image", "blank_image", 1),
     "safety refusal": ({"prediction": Behaviour.UNSAFE}, "unverified", "run_filtered", "run_filtered", 6),

@@ -223,7 +223,6 @@ async def test_a_run_that_fails_proves_the_model_bad(replicate, gate):
         ("failed", "Prediction interrupted; please retry (code: PA)", "run_interrupted"),
         ("failed", "Timed out starting the prediction (E6716)", "run_interrupted"),
         ("canceled", None, "run_cut_off"),
-        ("aborted", None, "run_cut_off"),
     ],
 )
 async def test_a_run_that_says_nothing_about_the_model_is_inconclusive(replicate, gate, status, error, code):
@@ -592,6 +591,17 @@ async def test_hours_without_replicates_files_end_with_a_run_that_is_seen(replic
 
     assert "predict" in await gate.verify(REF)
     assert len(replicate.inputs) == 2
+
+
+async def test_hours_without_a_machine_at_replicate_are_waited_for(replicate, gate):
+    replicate.will_say = [{"status": "aborted"}]
+
+    for attempt in range(1, 9):
+        with pytest.raises(Inconclusive) as caught:
+            await gate.verify(REF)
+        assert isinstance(next_step(caught.value, attempt=attempt), RetryIn)
+
+    assert caught.value.code == "run_cut_off"
 
 
 def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[[float], Awaitable[None]]:
