@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from fastapi import APIRouter
 
 from services.ops.api import create_api
 from services.ops.audit.api import audit_router
@@ -22,6 +21,7 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import TrainingSucceeded
 from shared.contract.topology import EXTRACTOR_QUEUE, Topology
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
+from shared.runtime.http import Router
 from shared.runtime.tokens import read_token
 from tests.databases import opened_pool
 from tests.described import DescribedTransport
@@ -42,7 +42,7 @@ async def opened_letters(database_url: str, **options: Any) -> AsyncIterator[Let
         yield Letters(pool, **options)
 
 
-def routers_of(letters: Letters) -> tuple[APIRouter, APIRouter]:
+def routers_of(letters: Letters) -> tuple[Router, Router]:
     """The routes for them."""
     return create_router(letters), audit_router(letters)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter
-
 from services.ops.letters.letter import ReplayMark
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
@@ -32,6 +30,7 @@ from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
+from shared.runtime.http import Router
 from tests.databases import opened_pool
 from tests.ops import Letters
 from tests.state import NOON, connected, model_of, ready
@@ -221,7 +220,7 @@ def routes(
     *,
     waiting: Waiting | None = None,
     streams: ReplayStreams | None = None,
-) -> APIRouter:
+) -> Router:
     """The operators' routes for replays; without a *streams*, those who follow one get the first event alone."""
     waiting, stopping = waiting or Waiting(nothing_seen), asyncio.Event()
     stopping.set()

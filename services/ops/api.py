@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import APIRouter
-
 from services.ops.endpoints.views import EndpointRefused
 from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.trainings import RetryRefused
@@ -18,7 +16,7 @@ from services.ops.sign_in.codes import NotAPersons
 from services.ops.subscriptions.views import NoManagement, NoSubscription
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import KeyReused
-from shared.runtime.http import Api, new_api
+from shared.runtime.http import Api, Router, new_api
 from shared.runtime.management import Inequivalent, ManagementRefused
 from shared.runtime.tokens import Token
 
@@ -56,7 +54,7 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> Api:
+def create_api(*routers: Router, tokens: Sequence[Token]) -> Api:
     """The API, to be mounted at ``/v1``."""
     api = new_api(
         title="modelswap for operators",
@@ -68,5 +66,5 @@ def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> Api:
         readers_write=(SIGN_IN_CODES,),
     )
     for router in routers:
-        api.include_router(router)
+        api.take(router)
     return api

@@ -15,11 +15,11 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import structlog
-from fastapi import Depends, FastAPI, Header, Query, Request, Response, Security, params
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response, Security, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -115,6 +115,19 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_le
 Asker = Annotated[Caller, Depends(_asker)]
 #: The request's token.
 AskersToken = Annotated[Token, Depends(_askers_token)]
+#: Of every operation. HTTPBearer is for the document only; `RequireToken` checks the token before a body is read.
+_DEPENDENCIES: Final = (Security(HTTPBearer(auto_error=False)), Depends(_refuse_unknown_parameters))
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+class Router(APIRouter):
+    """The routes of a topic, for `Api.take`."""
+
+    def __init__(self, *tags: str) -> None:
+        super().__init__(tags=[*tags], dependencies=_DEPENDENCIES, generate_unique_id_function=_operation_id)
 
 
 class Api(FastAPI):
@@ -128,6 +141,10 @@ class Api(FastAPI):
         self._statuses = statuses
         self._whole: dict[str, Any] | None = None
         self.add_route(DOCS, self._show_page)
+
+    def take(self, router: Router) -> None:
+        """Serve the routes of *router*. `include_router` would build each of them once more, which takes most of it."""
+        self.routes.extend(router.routes)
 
     def whole(self) -> dict[str, Any]:
         """Return the description, including internal operations."""
@@ -178,9 +195,8 @@ def new_api(
         redoc_url=None,
         openapi_url=OPENAPI,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        # HTTPBearer is for the document only; `RequireToken` checks the token before a body is read.
-        dependencies=[Security(HTTPBearer(auto_error=False)), Depends(_refuse_unknown_parameters)],
+        generate_unique_id_function=_operation_id,
+        dependencies=_DEPENDENCIES,
         exception_handlers=dict.fromkeys(
             (RequestValidationError, Invalid, ModelswapError, HTTPException, Exception), answer
         ),

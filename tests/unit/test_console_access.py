@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fastapi import APIRouter
 from starlette.responses import Response
 from starlette.routing import Route
 from structlog.testing import capture_logs
@@ -16,7 +15,7 @@ from services.ops.console.attempts import FREE, LONGEST, Attempts
 from services.ops.console.session import Flash, begin, csrf_token, from_cookie, open_flash, seal_flash, to_cookie
 from services.ops.letters.views import LetterCounts
 from shared.contract.errors import DependencyDown
-from shared.runtime.http import Api
+from shared.runtime.http import Api, Router
 from shared.runtime.tokens import read_token
 from tests.console import ADDRESS, TOKENS, opened_console, signed_in
 from tests.ops import OPERATOR, READER
@@ -26,7 +25,7 @@ OLGA, RITA = TOKENS
 
 
 def an_api() -> Api:
-    router = APIRouter()
+    router = Router()
 
     @router.get("/dead-letter-counts")
     async def count_dead_letters() -> LetterCounts:
@@ -347,7 +346,7 @@ async def test_without_the_setting_no_header_names_the_person(monkeypatch):
 
 
 async def test_a_header_from_outside_names_nobody_at_the_api():
-    router = APIRouter()
+    router = Router()
     api = create_api(router, tokens=TOKENS)
 
     @router.get("/x")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
@@ -13,7 +13,7 @@ from services.ops.api import create_api
 from services.ops.console.client import Clients, Parts, Refused, ServiceDown
 from services.ops.console.session import begin
 from shared.runtime.http import Api as HttpApi
-from shared.runtime.http import Asker
+from shared.runtime.http import Asker, Router
 from shared.runtime.tokens import ON_BEHALF_OF, read_token
 from tests.console import TOKENS, no_audit, refuse_all, signed_in
 
@@ -27,7 +27,7 @@ class Said(BaseModel):
 
 
 def an_api() -> HttpApi:
-    router = APIRouter()
+    router = Router()
 
     @router.get("/who")
     async def who(asker: Asker) -> Said:

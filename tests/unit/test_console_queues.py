@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
 from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
@@ -31,7 +31,7 @@ from shared.contract.answers import Page
 from shared.contract.errors import DependencyDown
 from shared.contract.health import ProcessState, how_to_start
 from shared.runtime.description import raises
-from shared.runtime.http import Api
+from shared.runtime.http import Api, Router
 from tests.console import TOKENS, Browser, signed_in
 from tests.ops import OPERATOR, READER
 
@@ -277,7 +277,7 @@ async def at_endpoint(told: Told, *, token: str = OPERATOR) -> AsyncIterator[Bro
 
 def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
     """An operators' API whose every text is *text*."""
-    router = APIRouter()
+    router = Router()
 
     @router.get("/processes")
     async def processes() -> Processes:

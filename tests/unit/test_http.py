@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel
 
-from shared.runtime.http import Limit, create_app, new_api
+from shared.runtime.http import Limit, Router, create_app, new_api
 from shared.runtime.tokens import read_token
 
 
@@ -32,14 +32,14 @@ async def asker() -> AsyncIterator[httpx.AsyncClient]:
         """Give them back."""
         return body
 
-    router = APIRouter()
+    router = Router()
 
     @router.get("/words/{number}")
     async def get_words(number: int, wanted: Annotated[Wanted, Query()], after: str = "") -> list[str]:
         """Show some of them."""
         return [str(number), str(wanted.limit), after]
 
-    api.include_router(router)
+    api.take(router)
 
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(api, {})),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from services.ops.audit.store import AuditStore
 from services.ops.audit.views import AuditFilter, AuditView
 from shared.contract.answers import END, Page
-from shared.runtime.http import Cursor, Limit, from_cursor, page_of
+from shared.runtime.http import Cursor, Limit, Router, from_cursor, page_of
 
 
 class _Wanted(AuditFilter):
@@ -20,8 +20,8 @@ class _Wanted(AuditFilter):
     cursor: Cursor = None
 
 
-def audit_router(audit: AuditStore) -> APIRouter:
-    router = APIRouter()
+def audit_router(audit: AuditStore) -> Router:
+    router = Router()
 
     @router.get("/audit", tags=["audit"])
     async def list_audit(wanted: Annotated[_Wanted, Query()]) -> Page[AuditView]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import JsonValue
 
 from services.ops.audit.first import Entry, NoteOutcome, noted_first
@@ -28,7 +28,7 @@ from services.ops.endpoints.views import (
     SecretMade,
 )
 from shared.runtime.description import raises
-from shared.runtime.http import Asker, Key
+from shared.runtime.http import Asker, Key, Router
 from shared.runtime.tokens import Caller
 
 
@@ -50,8 +50,8 @@ class Endpoints(Protocol):
     async def resend_one(self, endpoint: UUID, delivery: UUID, key: str | None) -> DeliveryResent: ...
 
 
-def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
-    router, routes = APIRouter(tags=["webhook endpoints"]), _Routes(endpoints, audit)
+def endpoints_router(endpoints: Endpoints, audit: Audit) -> Router:
+    router, routes = Router("webhook endpoints"), _Routes(endpoints, audit)
     one = "/webhook-endpoints/{endpoint_id}"
     router.post("/webhook-endpoints")(routes.add_endpoint)
     router.patch(one)(routes.edit_endpoint)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from services.ops.letters.store import Store
@@ -30,7 +30,7 @@ from services.ops.letters.views import (
 from services.ops.requests import Name
 from shared.contract.answers import END, Page
 from shared.runtime.description import raises
-from shared.runtime.http import Asker, Cursor, Key, Limit, from_cursor, page_of
+from shared.runtime.http import Asker, Cursor, Key, Limit, Router, from_cursor, page_of
 
 
 class _Digits(StringConvertor):
@@ -63,8 +63,8 @@ class _Wanted(Filter):
     cursor: Cursor = None
 
 
-def create_router(store: Store) -> APIRouter:
-    router, letters = APIRouter(tags=["dead letters"]), _Routes(store)
+def create_router(store: Store) -> Router:
+    router, letters = Router("dead letters"), _Routes(store)
     one = "/dead-letters/{number:digits}"
     router.get("/dead-letters")(letters.list_dead_letters)
     router.get("/dead-letter-suggestions")(letters.suggest_dead_letter_filters)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fastapi import APIRouter
-
 from services.ops.processes.views import Processes, Queues
+from shared.runtime.http import Router
 
 
 class Running(Protocol):
@@ -17,8 +16,8 @@ class Running(Protocol):
     async def queues(self) -> Queues: ...
 
 
-def processes_router(running: Running) -> APIRouter:
-    router = APIRouter()
+def processes_router(running: Running) -> Router:
+    router = Router()
 
     @router.get("/processes", tags=["processes"])
     async def get_processes() -> Processes:

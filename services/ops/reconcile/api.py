@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from services.ops.audit.first import noted_first
 from services.ops.reconcile.store import Store
@@ -20,7 +20,7 @@ from services.ops.reconcile.views import (
 from shared.contract.identity import TrainingName
 from shared.runtime.clock import now
 from shared.runtime.description import raises
-from shared.runtime.http import Asker
+from shared.runtime.http import Asker, Router
 
 Most = Annotated[int, Query(ge=0, le=200)]
 
@@ -31,8 +31,8 @@ class State(Protocol):
     async def retry_extraction(self, training: str) -> None: ...
 
 
-def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> APIRouter:
-    router = APIRouter()
+def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> Router:
+    router = Router()
 
     @router.get("/reconciliation", tags=["reconciliation"])
     async def reconciliation(limit: Most = 20) -> Reconciliation:

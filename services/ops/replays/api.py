@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import Header, Path, Query, Response
 
 from services.ops.letters.views import NoLetter
 from services.ops.replays.messages import EditRefused, edited
@@ -45,7 +45,7 @@ from shared.contract.answers import END, Mistake, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
 from shared.runtime.description import kind_of, raises
-from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, page_of, to_cursor
+from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, Router, from_cursor, page_of, to_cursor
 from shared.runtime.sse import EventStream
 
 _NO_REASON: Final = Because()
@@ -64,8 +64,8 @@ data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter":
 """
 
 
-def create_router(store: Store, waiting: Waiting, services: Services, streams: ReplayStreams) -> APIRouter:
-    router, replays = APIRouter(tags=["replays"]), _Replays(store, waiting, services, streams)
+def create_router(store: Store, waiting: Waiting, services: Services, streams: ReplayStreams) -> Router:
+    router, replays = Router("replays"), _Replays(store, waiting, services, streams)
     one, letter = "/replays/{replay_id}", "/dead-letters/{number}"
     accepted = HTTPStatus.ACCEPTED
     stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}

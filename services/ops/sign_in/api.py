@@ -5,18 +5,17 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import structlog
-from fastapi import APIRouter
 
 from services.ops.sign_in.codes import PATH, NotAPersons, SignInCode
 from services.ops.sign_in.store import SignInCodes
 from shared.runtime.description import raises
-from shared.runtime.http import AskersToken
+from shared.runtime.http import AskersToken, Router
 
 log = structlog.get_logger()
 
 
-def sign_in_router(codes: SignInCodes) -> APIRouter:
-    router = APIRouter()
+def sign_in_router(codes: SignInCodes) -> Router:
+    router = Router()
 
     @router.post(PATH, tags=["console"], status_code=HTTPStatus.CREATED)
     @raises(NotAPersons)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from services.ops.audit.views import Audit
 from services.ops.requests import Because
@@ -26,7 +26,7 @@ from services.ops.subscriptions.views import (
 )
 from shared.contract.answers import Page
 from shared.runtime.description import raises
-from shared.runtime.http import Asker, Cursor, Limit, from_cursor, to_cursor
+from shared.runtime.http import Asker, Cursor, Limit, Router, from_cursor, to_cursor
 from shared.runtime.management import Inequivalent, ManagementRefused
 from shared.runtime.tokens import Caller
 
@@ -49,8 +49,8 @@ class Subscriptions(Protocol):
     async def remove(self, name: str) -> SubscriptionView: ...
 
 
-def subscription_router(subscriptions: Subscriptions, audit: Audit) -> APIRouter:
-    router, routes = APIRouter(tags=["subscriptions"]), _Routes(subscriptions, audit)
+def subscription_router(subscriptions: Subscriptions, audit: Audit) -> Router:
+    router, routes = Router("subscriptions"), _Routes(subscriptions, audit)
     router.get("/subscriptions")(routes.list_subscriptions)
     router.get("/subscriptions/{name}")(routes.get_subscription)
     router.put("/subscriptions/{name}")(routes.put_subscription)
