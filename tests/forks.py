@@ -40,7 +40,7 @@ _MODULES: Final = sorted(
 #: What libraries import as late as in a started process, which takes a fifth of its start.
 _LATE: Final = ("anyio._backends._asyncio", "pydantic.v1", "typer._click.decorators", "uvicorn.lifespan.on", "uvloop")
 # pytest is the main module of the parent, which multiprocessing imports in each child.
-_CONTEXT.set_forkserver_preload(["pytest", __name__, *_MODULES, *_LATE])
+_CONTEXT.set_forkserver_preload(["pytest", __name__, *_MODULES, *_LATE, "tests.forked"])
 
 
 class _Descriptor:

@@ -17,7 +17,7 @@ from services.cli.docs.commands import docs
 from services.cli.events.commands import extract, listen, progress, trigger
 from services.cli.events.past_commands import events
 from services.cli.local.commands import config, console, db, demo, doctor, serve, topology, up
-from services.cli.mistyped import explain_mistake
+from services.cli.mistyped import explain_mistake, tree_of
 from services.cli.operators.commands import audit, reconcile
 from services.cli.operators.letter_commands import dead_letters
 from services.cli.operators.replay_commands import replays
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
+        return tree_of(app)(arguments, prog_name="modelswap", standalone_mode=False) or 0
     except typer.TyperException as error:
         typed = sys.argv[1:] if arguments is None else arguments
         sys.stderr.write(explain_mistake(error, app, typed))

@@ -6,11 +6,15 @@ import re
 import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Final
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+#: Returns the tree of a Typer's commands, built once: that takes longer than most commands.
+tree_of = cache(get_command)
 
 _NAME: Final = "modelswap"
 _NOT_A_NUMBER: Final = "must be a whole number"
@@ -27,7 +31,7 @@ _SAID: Final = {
 
 def explain_mistake(error: typer.TyperException, app: typer.Typer, typed: Sequence[str]) -> str:
     """Return the text for standard error about the arguments *typed*: why they are invalid, then what to type."""
-    command = get_command(app)
+    command = tree_of(app)
     typed, depth = list(typed), 0
     words = [*typed]
     while isinstance(command, TyperGroup) and depth < len(words) and not words[depth].startswith("-"):

@@ -156,7 +156,7 @@ def webhooks_resend(
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Deliver again: one delivery, or all that failed since a time.
+    Deliver again: one delivery, or all that failed since then.
 
     Example: modelswap webhooks resend 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --since 24h --reason "it was down"
     """
