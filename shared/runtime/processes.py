@@ -6,6 +6,7 @@ Each request has a deadline: a process that hangs must not make the asker hang.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -20,6 +21,8 @@ from shared.runtime.telemetry import OLDEST_DELIVERY
 #: A process that takes a connection and does not answer within this time hangs.
 DEADLINE_SECONDS: Final = 5.0
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
+#: A line of metrics: a comment, or a name, labels and a value.
+_LINE: Final = re.compile(r'#.*|[a-zA-Z_:][\w:]*({(\w+="([^"\\]|\\.)*",?)*})? \S+( \S+)?')
 
 
 async def look_at(name: str, url: str, version: str, *, seconds: float = DEADLINE_SECONDS) -> Seen:
@@ -46,11 +49,17 @@ def oldest_deliveries(metrics: str, url: str) -> dict[str, float]:
         ServiceFailed: if they are none.
 
     """
+    lines = metrics.splitlines()
+    refusal = ServiceFailed(f"{url} does not answer with metrics")
+    if not all(map(_LINE.fullmatch, lines)):
+        raise refusal
+    # To parse all of them takes longer than all else that a look does.
+    wanted = "\n".join(line for line in lines if line.startswith(OLDEST_DELIVERY))
     try:
-        samples = [each for family in text_string_to_metric_families(metrics) for each in family.samples]
+        samples = [each for family in text_string_to_metric_families(wanted) for each in family.samples]
         return {each.labels["queue"]: each.value for each in samples if each.name == OLDEST_DELIVERY}
     except (ValueError, KeyError) as error:
-        raise ServiceFailed(f"{url} does not answer with metrics") from error
+        raise refusal from error
 
 
 def _not_heard(name: str, url: str, error: Exception, seconds: float) -> Seen:
