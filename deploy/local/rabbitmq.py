@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from deploy.local.binaries import RabbitMQBinaries
+from deploy.local.plugins import with_few_plugins
 from deploy.local.process import Process, Server
 from deploy.local.state import Ports, State
 
@@ -113,10 +114,11 @@ class RabbitMQ(Server):
 
     def launch(self) -> None:
         self.end()
+        environment = self._prepare()
         self._process = Process(
             self.title,
-            [str(self.binaries.server)],
-            self._prepare(),
+            [str(with_few_plugins(self.binaries.server, self._folder / "server"))],
+            environment,
             log=self._folder / "log",
             end_signal=signal.SIGTERM if self._state.kept else signal.SIGKILL,
             keeps_open=self._state.locks,
