@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import httpx
 import jsonschema_rs
 import pytest
-from pydantic import JsonValue
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from services.extractor.api import create_api as extractor_api
@@ -25,15 +25,7 @@ from services.ops.api import create_api as ops_api
 from services.ops.audit.api import audit_router
 from services.ops.audit.store import AuditStore
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.views import (
-    DeliveriesResent,
-    DeliveryOfTest,
-    DeliveryResent,
-    EndpointEdited,
-    EndpointRefused,
-    EndpointRemoved,
-    SecretMade,
-)
+from services.ops.endpoints.client import Endpoints
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
@@ -136,37 +128,28 @@ class Subscriptions:
         return self._there.pop(name)
 
 
-class Endpoints:
-    """Those of a notifier that knows every endpoint, but not every delivery."""
-
-    async def add(self, _: Mapping[str, JsonValue], __: str | None) -> SecretMade:
-        return SecretMade(id=uuid4(), secret="whsec_")
-
-    async def remove(self, endpoint: UUID) -> EndpointRemoved:
-        return EndpointRemoved(id=endpoint, url="https://example.com")
-
-    async def rotate_secret(self, endpoint: UUID, _: str | None) -> SecretMade:
-        return SecretMade(id=endpoint, secret="whsec_")
-
-    async def send_test(self, endpoint: UUID, _: str | None) -> DeliveryOfTest:
-        if endpoint.int % 2:
-            raise EndpointRefused(f"there is no endpoint {endpoint}")
-        names = {"event": "webhook.test.v1", "event_id": "e1", "status": "waiting"}
-        unknown = dict.fromkeys(("response_status", "response", "took_ms"))
-        times = {"status_at": now(), "created_at": now()}
-        return DeliveryOfTest(id=uuid4(), endpoint_id=endpoint, number=1, attempts=0, **names, **unknown, **times)
-
-    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue], _: str | None) -> EndpointEdited:
-        status = str(changes.get("status", "enabled"))
-        return EndpointEdited(url=f"https://example.com/{endpoint}", status=status, status_at=now())
-
-    async def resend(self, _: UUID, wanted: Mapping[str, JsonValue], __: str | None) -> DeliveriesResent:
-        return DeliveriesResent(deliveries=len(wanted))
-
-    async def resend_one(self, _: UUID, delivery: UUID, __: str | None) -> DeliveryResent:
-        if delivery.int % 2:
-            raise EndpointRefused(f"there is no delivery {delivery}")
-        return DeliveryResent(id=delivery, event="model.activated.v1", event_id=str(delivery))
+def notifier(request: httpx.Request) -> httpx.Response:
+    """A notifier that knows every endpoint, but not every delivery."""
+    endpoint, _, verb = request.url.path.removeprefix("/v1/webhook-endpoints").strip("/").partition("/")
+    is_refused = verb == "test" or verb.startswith("deliveries/")
+    delivery = UUID(verb.split("/")[1]) if verb.startswith("deliveries/") else None
+    if is_refused and (delivery or UUID(endpoint)).int % 2:
+        return httpx.Response(404, json={"detail": f"there is no {verb} of {endpoint}"})
+    sent = json.loads(request.content or "{}")
+    event = {"id": str(delivery or uuid4()), "event": "webhook.test.v1", "event_id": "e1"}
+    test = {"number": 1, "endpoint_id": endpoint, "attempts": 0, "created_at": now().isoformat()}
+    return httpx.Response(
+        200,
+        json={
+            **dict.fromkeys(("response_status", "response", "took_ms")),
+            **(event if is_refused else {"id": endpoint or str(uuid4()), "secret": "whsec_"}),
+            **(test if verb == "test" else {}),
+            "url": f"https://example.com/{endpoint}",
+            "status": sent.get("status", "enabled"),
+            "status_at": now().isoformat(),
+            "deliveries": len(sent),
+        },
+    )
 
 
 class Handler:
@@ -193,7 +176,11 @@ async def product_api(database_url: str) -> AsyncIterator[Api]:
 @contextlib.asynccontextmanager
 async def operators_api(database_url: str) -> AsyncIterator[Api]:
     await archive_many(database_url, 3)
-    async with opened_pool(database_url, role=OPS_ROLE) as pool:
+    transport = httpx.MockTransport(notifier)
+    async with (
+        opened_pool(database_url, role=OPS_ROLE) as pool,
+        Endpoints("http://notifier", read_token(TOKEN), transport=transport) as endpoints,
+    ):
         replays = Replays(pool)
         token = read_token(TOKEN)
         routers = (
@@ -202,7 +189,7 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             subscription_router(Subscriptions(), AuditStore(pool).audit),
-            endpoints_router(Endpoints(), AuditStore(pool).audit),
+            endpoints_router(endpoints, AuditStore(pool).audit),
             processes_router(_alone()),
             sign_in_router(SignInCodes(pool, [token])),
         )

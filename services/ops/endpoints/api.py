@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query
@@ -13,6 +12,7 @@ from pydantic import JsonValue
 
 from services.ops.audit.first import Entry, NoteOutcome, noted_first
 from services.ops.audit.views import Audit
+from services.ops.endpoints.client import Endpoints
 from services.ops.endpoints.views import (
     AddEndpoint,
     ChangeEndpoint,
@@ -32,24 +32,6 @@ from shared.runtime.http import Asker, Key, Router
 from shared.runtime.tokens import Caller
 
 
-class Endpoints(Protocol):
-    """The notifier's endpoints."""
-
-    async def add(self, wanted: Mapping[str, JsonValue], key: str | None) -> SecretMade: ...
-
-    async def remove(self, endpoint: UUID) -> EndpointRemoved: ...
-
-    async def rotate_secret(self, endpoint: UUID, key: str | None) -> SecretMade: ...
-
-    async def send_test(self, endpoint: UUID, key: str | None) -> DeliveryOfTest: ...
-
-    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue], key: str | None) -> EndpointEdited: ...
-
-    async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent: ...
-
-    async def resend_one(self, endpoint: UUID, delivery: UUID, key: str | None) -> DeliveryResent: ...
-
-
 def endpoints_router(endpoints: Endpoints, audit: Audit) -> Router:
     router, routes = Router("webhook endpoints"), _Routes(endpoints, audit)
     one = "/webhook-endpoints/{endpoint_id}"
@@ -66,7 +48,7 @@ def endpoints_router(endpoints: Endpoints, audit: Audit) -> Router:
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    endpoints: Endpoints
+    notifier: Endpoints
     audit: Audit
 
     @raises(EndpointRefused)
@@ -74,7 +56,7 @@ class _Routes:
         """Add an endpoint. Its signing secret is in this response only."""
         wanted = body.model_dump(mode="json", exclude={"reason"})
         async with self._noted(asker, "added", body.url, body, asked=_said(wanted["events"]), key=key):
-            made = await self.endpoints.add(wanted, key)
+            made = await self.notifier.ask(SecretMade, "POST", "", wanted, key=key)
             # Before, it has no id.
             await self.audit(*_entry(asker, "added", made.id, body), f"added: {body.url}", key=key)
             return made
@@ -85,7 +67,7 @@ class _Routes:
     ) -> EndpointRemoved:
         """Remove an endpoint with its deliveries. Those that wait are not made."""
         async with self._noted(asker, "removed", endpoint_id, because, asked="removed", key=None) as note_outcome:
-            removed = await self.endpoints.remove(endpoint_id)
+            removed = await self.notifier.ask(EndpointRemoved, "DELETE", f"/{endpoint_id}")
             await note_outcome(f"removed: {removed.url}")
             return removed
 
@@ -93,7 +75,7 @@ class _Routes:
     async def rotate_secret(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None) -> SecretMade:
         """Make a new signing secret, which is in this response only. Only the one before signs as well, for a day."""
         async with self._noted(asker, "secret_rotated", endpoint_id, body, asked="a new secret", key=key):
-            return await self.endpoints.rotate_secret(endpoint_id, key)
+            return await self.notifier.ask(SecretMade, "POST", f"/{endpoint_id}/rotate-secret", key=key)
 
     @raises(EndpointRefused)
     async def test_endpoint(
@@ -101,7 +83,7 @@ class _Routes:
     ) -> DeliveryOfTest:
         """Deliver a test event, which is no fact about a user."""
         async with self._noted(asker, "tested", endpoint_id, body, asked="a test", key=key):
-            return await self.endpoints.send_test(endpoint_id, key)
+            return await self.notifier.ask(DeliveryOfTest, "POST", f"/{endpoint_id}/test", key=key)
 
     @raises(EndpointRefused)
     async def edit_endpoint(
@@ -114,7 +96,7 @@ class _Routes:
         status = body.status
         moved = self._noted(asker, status, endpoint_id, body, asked=status, key=key) if status else nullcontext()
         async with edited, moved:
-            return await self.endpoints.edit(endpoint_id, changes, key)
+            return await self.notifier.ask(EndpointEdited, "PATCH", f"/{endpoint_id}", changes, key=key)
 
     @raises(EndpointRefused)
     async def enable_endpoint(
@@ -122,7 +104,8 @@ class _Routes:
     ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
         async with self._noted(asker, "enabled", endpoint_id, body, asked="enabled", key=key):
-            return await self.endpoints.edit(endpoint_id, {"status": "enabled"}, key)
+            enabled = {"status": "enabled"}
+            return await self.notifier.ask(EndpointEnabled, "PATCH", f"/{endpoint_id}", enabled, key=key)
 
     @raises(EndpointRefused)
     async def resend_deliveries(
@@ -134,11 +117,12 @@ class _Routes:
         To send just what a `dry_run` has counted, its `newest` is the next request's `up_to`.
         """
         wanted = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
+        path = f"/{endpoint_id}/resend"
         if body.dry_run:
-            return await self.endpoints.resend(endpoint_id, wanted, key)
+            return await self.notifier.ask(DeliveriesResent, "POST", path, wanted, key=key)
         which = f"{'deliveries' if body.all else 'failed deliveries'} since {body.since.isoformat()}"
         async with self._noted(asker, "resent", endpoint_id, body, asked=which, key=key) as note_outcome:
-            sent = await self.endpoints.resend(endpoint_id, wanted, key)
+            sent = await self.notifier.ask(DeliveriesResent, "POST", path, wanted, key=key)
             rest = "" if sent.next_since is None else f"; not those since {sent.next_since.isoformat()}"
             await note_outcome(f"{sent.deliveries} {which} sent again{rest}")
             return sent
@@ -148,9 +132,9 @@ class _Routes:
         self, endpoint_id: UUID, delivery_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> DeliveryResent:
         """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
-        asked = f"delivery {delivery_id}"
+        asked, path = f"delivery {delivery_id}", f"/{endpoint_id}/deliveries/{delivery_id}/resend"
         async with self._noted(asker, "resent", endpoint_id, body, asked=asked, key=key) as note_outcome:
-            sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
+            sent = await self.notifier.ask(DeliveryResent, "POST", path, key=key)
             await note_outcome(f"{sent.event} {sent.event_id} sent again")
             return sent
 
