@@ -10,32 +10,29 @@ from uuid import UUID
 
 import pytest
 
-from services.ops.audit.views import AuditView
-from services.ops.console.views.audit import entry_of, target_address
+from services.ops.console.views.audit import Entry, target_address
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, moment, pager
 from services.ops.console.views.letters import (
+    Group,
     change_sentence,
     changed_sentence,
     found_count,
-    group_row,
     offers,
     selection_of,
-    trend,
 )
 from services.ops.console.views.looks import Look
-from services.ops.console.views.replays import number_of, replay_page, selection_text, steps_of
+from services.ops.console.views.replays import Replay, number_of, selection_text, steps_of
 from services.ops.letters.views import (
     Changed,
     Facet,
-    GroupView,
     LetterStatus,
     LetterView,
     Suggestions,
     ValueCount,
 )
 from services.ops.replays.plan import Outcome, Status
-from services.ops.replays.views import ReplayView, UndoView
+from services.ops.replays.views import UndoView
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -125,7 +122,7 @@ def test_a_cookie_of_others_is_no_look(cookie):
 # Groups and suggestions
 
 
-def group(**changes: Any) -> GroupView:
+def group(**changes: Any) -> Group:
     known: dict[str, Any] = {
         "fingerprint": "f<p",
         "queue": "q",
@@ -145,15 +142,15 @@ def group(**changes: Any) -> GroupView:
         "newest": 3,
         "oldest": 1,
     }
-    return GroupView(**{**known, **changes})
+    return Group(**{**known, **changes})
 
 
 def test_a_group_leads_to_its_letters_and_tells_its_trend():
-    row = group_row(group(), "open")
+    found = group()
 
-    assert row.address == "/dead-letters?fingerprint=f%3Cp&status=open"
-    assert 'aria-label="3 failures in the last 24 hours, 2 in the last hour"' in row.trend
-    assert "2 failed" in trend(group(), NOW)
+    assert found.address("open") == "/dead-letters?fingerprint=f%3Cp&status=open"
+    assert 'aria-label="3 failures in the last 24 hours, 2 in the last hour"' in found.small_trend
+    assert "2 failed" in found.trend(NOW)
 
 
 def suggestions(**values: list[tuple[str, int]]) -> Suggestions:
@@ -293,7 +290,7 @@ def test_text_that_is_no_json_stays_as_it_is():
 # Replays
 
 
-def replay(status: Status, outcomes: dict[Outcome, int], **changes: Any) -> ReplayView:
+def replay(status: Status, outcomes: dict[Outcome, int], **changes: Any) -> Replay:
     known: dict[str, Any] = {
         "id": UUID(int=1),
         "status": status,
@@ -313,13 +310,13 @@ def replay(status: Status, outcomes: dict[Outcome, int], **changes: Any) -> Repl
         "ended_at": None,
         "undo": None,
     }
-    return ReplayView(**{**known, **changes})
+    return Replay(**{**known, **changes})
 
 
 def test_a_dry_run_counts_its_predictions():
-    view = replay_page(replay(Status.PREVIEWING, {Outcome.PLANNED: 10}, predictions={Outcome.SWAPPED: 6}))
+    view = replay(Status.PREVIEWING, {Outcome.PLANNED: 10}, predictions={Outcome.SWAPPED: 6})
 
-    assert (view.is_plan, view.done, view.replay.letters, view.word) == (True, 6, 10, "being predicted")
+    assert (view.is_plan, view.done, view.letters, view.word) == (True, 6, 10, "being predicted")
     assert [(each.outcome, each.count) for each in view.counts] == [("swapped", 6), ("planned", 4)]
     assert view.verbs == ("start", "cancel")
 
@@ -337,7 +334,7 @@ def test_a_dry_run_counts_its_predictions():
     ],
 )
 def test_only_what_is_possible_now_has_a_button(status, outcomes, verbs, may_undo):
-    view = replay_page(replay(status, outcomes))
+    view = replay(status, outcomes)
 
     assert (view.verbs, view.may_undo) == (verbs, may_undo)
 
@@ -345,14 +342,14 @@ def test_only_what_is_possible_now_has_a_button(status, outcomes, verbs, may_und
 def test_a_replay_that_is_being_undone_is_not_undone_twice():
     undo = UndoView(status="undoing", actor="olga", reason="blurred", reverted=0, kept=0, waiting=1)
 
-    assert not replay_page(replay(Status.DONE, {Outcome.SWAPPED: 1}, undo=undo)).may_undo
+    assert not replay(Status.DONE, {Outcome.SWAPPED: 1}, undo=undo).may_undo
 
 
 def test_the_bar_says_what_its_parts_are():
-    view = replay_page(replay(Status.RUNNING, {Outcome.SWAPPED: 3, Outcome.FAILED: 1, Outcome.WAITING: 6}))
+    view = replay(Status.RUNNING, {Outcome.SWAPPED: 3, Outcome.FAILED: 1, Outcome.WAITING: 6})
 
     assert 'aria-label="Of 10 dead letters: 3 swapped, 1 failed, 6 waiting"' in view.bar
-    assert view.steps == "1, then 2, then 7"
+    assert view.step_sizes == "1, then 2, then 7"
 
 
 @pytest.mark.parametrize(
@@ -400,6 +397,6 @@ def test_each_target_leads_to_its_page(target, address):
 
 
 def test_what_was_done_is_written_in_words():
-    entry = AuditView(number=1, at=NOW, actor="olga", action="replay.undo_started", target="x", reason="", outcome="")
+    entry = Entry(number=1, at=NOW, actor="olga", action="replay.undo_started", target="x", reason="", outcome="")
 
-    assert (entry_of(entry).word, entry_of(entry).kind) == ("replay undo started", "warn")
+    assert (entry.words, entry.kind) == ("replay undo started", "warn")

@@ -17,10 +17,10 @@ import pytest
 from fastapi import FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
-from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 from services.ops.console.client import Parts
-from services.ops.console.views.queues import queues_page
-from services.ops.console.views.webhooks import attempt_of
+from services.ops.console.views.kinds import kind
+from services.ops.console.views.queues import Concern, health_concerns, queue_badge
+from services.ops.console.views.webhooks import DeliveryAnswer, EndpointAnswer
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.client import Endpoints
 from services.ops.endpoints.views import DeliveriesResent
@@ -144,10 +144,10 @@ def reconciliation(*, lost: bool = False, trouble: str = "", user: str = "ada") 
     )
 
 
-def view(
+def concerns(
     *, processes: Any = (), queues: Any = (), found: Any = None, subscriptions: Any = (), endpoints: Any = ()
-) -> Any:
-    return queues_page(
+) -> list[Concern]:
+    return health_concerns(
         Processes(at=NOON, version="1", processes=processes),
         Queues(at=NOON, source=Source.MANAGEMENT, trouble="", queues=queues),
         found,
@@ -170,13 +170,11 @@ def view(
     ],
 )
 def test_a_queue_has_one_state_in_a_word(facts, word, kind):
-    (row,) = view(queues=[queue(**facts)]).queues
-
-    assert (row.word, row.kind) == (word, kind)
+    assert queue_badge(queue(**facts)) == (kind, word)
 
 
 def test_when_all_is_well_nothing_needs_an_operator():
-    found = view(
+    found = concerns(
         processes=[process()],
         queues=[queue(ready=5)],
         found=reconciliation(),
@@ -184,11 +182,11 @@ def test_when_all_is_well_nothing_needs_an_operator():
         endpoints=[endpoint(), endpoint(status="paused")],
     )
 
-    assert found.concerns == []
+    assert found == []
 
 
 def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
-    found = view(
+    found = concerns(
         processes=[
             process(ProcessState.LIMITED, detail="is version 2", then="restart state"),
             process(ProcessState.AWAY, name="ops", detail="nothing listens", then=how_to_start("ops")),
@@ -199,8 +197,8 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
         endpoints=[endpoint(status="failing")],
     )
 
-    assert [each.kind for each in found.concerns] == ["bad"] * 6 + ["warn"] * 2
-    assert [each.then for each in found.concerns] == [
+    assert [each.kind for each in found] == ["bad"] * 6 + ["warn"] * 2
+    assert [each.then for each in found] == [
         how_to_start("ops"),
         how_to_start("state"),
         '"A consumer waits" in deploy/runbook.md',
@@ -213,27 +211,25 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
 
 
 def test_a_failed_round_of_the_reconciler_leads_to_the_runbook():
-    (found,) = view(found=reconciliation(trouble="Replicate refuses the token")).concerns
+    (found,) = concerns(found=reconciliation(trouble="Replicate refuses the token"))
 
     assert (found.what, found.then) == ("The reconciler's last round failed", '"A loop fails" in deploy/runbook.md')
 
 
 def test_an_endpoint_with_errors_is_marked_before_it_is_disabled():
-    found = view(endpoints=[endpoint(failing_since=NOON)])
+    found = endpoint(failing_since=NOON)
 
-    assert [(row.kind, row.word) for row in found.endpoints] == [("warn", "errors")]
-    assert found.concerns == []
+    assert (kind(found.state, "endpoint"), found.state) == ("warn", "errors")
+    assert concerns(endpoints=[found]) == []
 
 
-def test_delays_and_the_log_are_no_rows_of_work():
-    delay = queue(name="modelswap.delay.30s", kind=QueueKind.DELAY, process=None, ready=4)
-    log = queue(name="modelswap.events.log", kind=QueueKind.LOG, process=None, ready=1000)
+async def test_delays_and_the_log_are_no_rows_of_work():
+    async with signed_in(ops_api(), notifier()) as browser:
+        shown = (await browser.get("/queues")).text
 
-    found = view(queues=[queue(), delay, log])
-
-    assert [row.of.name for row in found.queues] == ["modelswap.state"]
-    assert [(each.name, each.ready) for each in found.delays] == [("modelswap.delay.30s", 4)]
-    assert found.logged == 1000
+    assert re.findall(r'title="(modelswap\.[^"]+)"', shown) == ["modelswap.state", "modelswap.state"]
+    assert '<dt>after 30s</dt><dd class="figure"><strong>4</strong></dd>' in shown
+    assert "The events log keeps 1,000 events." in shown
 
 
 @pytest.mark.parametrize(
@@ -245,7 +241,7 @@ def test_delays_and_the_log_are_no_rows_of_work():
     ],
 )
 def test_the_last_attempt_of_a_delivery_is_said_in_words(facts, said):
-    assert attempt_of(delivery(**facts)) == said
+    assert delivery(**facts).last_attempt == said
 
 
 class Told:
@@ -287,7 +283,9 @@ def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
     @router.get("/queues")
     async def queues() -> Queues:
         named = queue(name=f"modelswap.{text}", paused=text, process=text)
-        return Queues(at=NOON, source=Source.AMQP, trouble=text, queues=[queue(), named])
+        delay = queue(name="modelswap.delay.30s", kind=QueueKind.DELAY, process=None, ready=4)
+        log = queue(name="modelswap.events.log", kind=QueueKind.LOG, process=None, ready=1000)
+        return Queues(at=NOON, source=Source.AMQP, trouble=text, queues=[queue(), named, delay, log])
 
     @router.get("/reconciliation")
     async def reconcile(limit: int) -> Reconciliation:

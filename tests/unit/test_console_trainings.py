@@ -7,23 +7,26 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI
 
-from services.ops.console.answers import ChangeAnswer, EventDeliveryAnswer, FactAnswer, ModelAnswer, TrainingAnswer
+from services.ops.api import create_api
 from services.ops.console.views import kinds
-from services.ops.console.views.timeline import delivered, entries
+from services.ops.console.views.timeline import FactAnswer, delivered, entries
 from services.ops.console.views.trainings import (
-    change_of,
-    may_cancel,
-    may_retry,
+    ChangeAnswer,
+    ModelAnswer,
+    TrainingAnswer,
     progress_of,
-    took,
     user_path,
-    why,
 )
+from services.ops.console.views.webhooks import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine, LetterStatus
 from services.state.timeline import FactKind
 from services.state.transitions import Stage
+from shared.contract.answers import Page
 from shared.contract.values import Retries
+from tests.console import TOKENS, signed_in
+from tests.ops import OPERATOR, READER
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MODEL = f"acme/ada:{'5c' * 32}"
@@ -246,9 +249,9 @@ def test_a_training_is_late_once_it_should_have_ended():
 def test_buttons_follow_the_stage(stage):
     each = training(stage=stage)
 
-    assert may_retry(each) == (stage in {Stage.VERIFYING, Stage.UNVERIFIED})
-    assert may_cancel(each) == (stage in {Stage.REQUESTED, Stage.RUNNING})
-    assert not may_cancel(training(stage=stage, training_id=None))
+    assert each.may_retry == (stage in {Stage.VERIFYING, Stage.UNVERIFIED})
+    assert each.may_cancel == (stage in {Stage.REQUESTED, Stage.RUNNING})
+    assert not training(stage=stage, training_id=None).may_cancel
 
 
 # The user
@@ -258,34 +261,46 @@ def test_only_another_model_can_be_rolled_back_to():
     other = f"acme/ada:{'0f' * 32}"
     history = [change(3), change(2, other), change(1)]
 
-    found = [change_of("ada", each, current(3), may_write=True) for each in history]
-
-    assert [each.is_current for each in found] == [True, False, False]
-    assert [each.rollback_path is not None for each in found] == [False, True, False]
+    assert [each.is_current(current(3)) for each in history] == [True, False, False]
+    assert [each.may_be_target(current(3)) for each in history] == [False, True, False]
 
 
 def test_after_a_withdrawal_every_model_can_be_used_again():
     history = [change(2, None, "withdrawal"), change(1)]
 
-    found = [change_of("ada", each, None, may_write=True) for each in history]
-
-    assert [(each.title, each.rollback_path is not None) for each in found] == [
+    assert [(each.title, each.may_be_target(None)) for each in history] == [
         ("Withdrawn", False),
         ("Swapped in", True),
     ]
 
 
-def test_a_reader_is_offered_no_rollback():
-    found = [change_of("ada", change(1), None, may_write=False)]
+@pytest.mark.parametrize(("token", "offered"), [(OPERATOR, 1), (READER, 0)])
+async def test_a_reader_is_offered_no_rollback(token, offered):
+    state = FastAPI()
 
-    assert found[0].rollback_path is None
+    @state.get("/v1/users/ada/model")
+    async def model() -> ModelAnswer:
+        return current(2)
+
+    @state.get("/v1/users/ada/model/history")
+    async def history() -> Page[ChangeAnswer]:
+        return Page(items=[change(2), change(1, f"acme/ada:{'0f' * 32}")], next_cursor=None)
+
+    @state.get("/v1/users/ada/trainings")
+    async def trainings() -> Page[TrainingAnswer]:
+        return Page(items=[training()], next_cursor=None)
+
+    async with signed_in(create_api(tokens=TOKENS), state, token=token) as browser:
+        shown = await browser.get("/users/ada")
+
+    assert shown.text.count("Roll back to this model") == offered
 
 
 def test_a_swap_by_a_replay_leads_to_the_replay_and_the_letter():
     replay = "5b0f6d52-3c1e-4f0e-9a55-6d6f64737770"
     by_replay = change(1, cause="replay").model_copy(update={"reason": f"replay {replay}:7"})
 
-    assert why(by_replay).links == ((f"/replays/{replay}", "replay 5b0f6d52"), ("/dead-letters/7", "dead letter 7"))
+    assert by_replay.why.links == ((f"/replays/{replay}", "replay 5b0f6d52"), ("/dead-letters/7", "dead letter 7"))
 
 
 @pytest.mark.parametrize(
@@ -298,13 +313,13 @@ def test_a_swap_by_a_replay_leads_to_the_replay_and_the_letter():
     ],
 )
 def test_every_change_says_why(cause, reason, words):
-    assert why(change(1, cause=cause).model_copy(update={"reason": reason})).text == words
+    assert change(1, cause=cause).model_copy(update={"reason": reason}).why.text == words
 
 
 def test_an_ended_training_says_how_long_it_ran():
     ran = training(started_at=NOON, completed_at=NOON + timedelta(minutes=9))
 
-    assert (took(ran), took(training())) == ("took 9 min", "")
+    assert (ran.took, training().took) == ("took 9 min", "")
 
 
 # Addresses

@@ -17,7 +17,7 @@ from jinja2.runtime import Context
 from services.ops.console.views import formats
 from services.ops.console.views.bodies import is_small
 from services.ops.console.views.filters import address
-from services.ops.console.views.trainings import progress_of, took, training_path, user_path, why
+from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.letter import indented
 
 _HERE: Final = Path(__file__).parent
@@ -50,7 +50,7 @@ def templates() -> Environment:
     environment.filters.update(formats.FILTERS, is_small=is_small, indented=indented)
     environment.globals.update(asset=_address_of, new_key=_new_key, since=_since)
     environment.globals.update(address=address, training_path=training_path, user_path=user_path)
-    environment.globals.update(progress_of=progress_of, took=took, why=why)
+    environment.globals.update(progress_of=progress_of)
     return environment
 
 

@@ -8,9 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.audit.views import AuditView
 from services.ops.console.console import Console, page_route
-from services.ops.console.views.audit import entry_of
+from services.ops.console.views.audit import Entry
 from services.ops.console.views.filters import AUDIT_FIELDS, asked, chips, given, pager
 from shared.contract.answers import Page
 
@@ -24,11 +23,11 @@ def routes(console: Console) -> list[Route]:
 async def _show(console: Console, request: Request) -> Response:
     chosen, cursor = given(request.query_params, AUDIT_FIELDS), request.query_params.get("cursor")
     wanted = asked(chosen, console.clock())
-    found = await console.apis(request).ops.get(Page[AuditView], PATH, {**wanted, "cursor": cursor})
+    found = await console.apis(request).ops.get(Page[Entry], PATH, {**wanted, "cursor": cursor})
     return await console.render(
         request,
         "audit.html",
-        entries=[entry_of(each) for each in found.items],
+        entries=found.items,
         chosen=chosen,
         fields=AUDIT_FIELDS,
         chips=chips(PATH, chosen, AUDIT_FIELDS),

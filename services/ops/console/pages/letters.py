@@ -12,22 +12,20 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.ops.audit.views import AuditView
 from services.ops.console.client import Api, Parts, Refused, quoted
 from services.ops.console.console import Console, Done, form_route, page_route, path_of
-from services.ops.console.views.audit import entry_of
+from services.ops.console.views.audit import Entry
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
 from services.ops.console.views.filters import LETTER_FIELDS, asked, chips, given, pager
 from services.ops.console.views.letters import (
     PATH,
+    Group,
     change_sentence,
     changed_sentence,
     count_of,
     found_count,
-    group_row,
     offers,
     selection_of,
-    trend,
     typed,
 )
 from services.ops.console.views.looks import COOKIE, Look
@@ -35,7 +33,6 @@ from services.ops.console.views.problems import ProblemView
 from services.ops.letters.letter import SEARCHED_BYTES, editable
 from services.ops.letters.views import (
     Changed,
-    GroupView,
     LetterCounts,
     LetterLine,
     LetterStatus,
@@ -80,7 +77,7 @@ async def _show_groups(console: Console, request: Request, status: str) -> Respo
     wanted = None if status == _ANY else status
     groups, counts, newest = await asyncio.gather(
         ops.get(
-            Page[GroupView],
+            Page[Group],
             "/dead-letter-groups",
             {"status": wanted, "seen": str(look.seen) if known else None, "cursor": cursor},
         ),
@@ -91,7 +88,8 @@ async def _show_groups(console: Console, request: Request, status: str) -> Respo
     response = await console.render(
         request,
         "letters.html",
-        rows=[group_row(each, wanted) for each in groups.items],
+        groups=groups.items,
+        wanted=wanted,
         counts=counts,
         open_letters=counts.open,
         chosen_status=status,
@@ -138,7 +136,6 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
         typed=typed(suggestions),
         found=found_count(suggestions),
         group=group,
-        trend=None if group is None else trend(group, now),
         selective=selective,
         pager=pager(PATH, {**chosen, "show": "list"}, cursor=cursor, following=letters.next_cursor),
     )
@@ -150,7 +147,7 @@ async def _show_one(console: Console, request: Request) -> Response:
     target = f"dead letter {letter.number}"
     replays, entries = await asyncio.gather(
         parts.of("replays", ops.get(Page[ReplayOfLetterView], f"{_of(request)}/replays", {"limit": "20"})),
-        parts.of("audit", ops.get(Page[AuditView], "/audit", {"target": target, "limit": "20"})),
+        parts.of("audit", ops.get(Page[Entry], "/audit", {"target": target, "limit": "20"})),
     )
     body = body_of(letter)
     whole = None if body.is_cut else body.text
@@ -165,7 +162,7 @@ async def _show_one(console: Console, request: Request) -> Response:
             (each, None if each.edited_body is None or whole is None else diff(whole, each.edited_body))
             for each in (replays.items if replays else ())
         ],
-        entries=[entry_of(each) for each in (entries.items if entries else ())],
+        entries=entries.items if entries else (),
     )
 
 
@@ -234,10 +231,10 @@ def _of(request: Request) -> str:
     return f"/dead-letters/{quoted(request.path_params['number'])}"
 
 
-async def _find_group(ops: Api, fingerprint: str | None) -> GroupView | None:
+async def _find_group(ops: Api, fingerprint: str | None) -> Group | None:
     if fingerprint is None:
         return None
-    found = await ops.get(Page[GroupView], "/dead-letter-groups", {"fingerprint": fingerprint, "limit": "1"})
+    found = await ops.get(Page[Group], "/dead-letter-groups", {"fingerprint": fingerprint, "limit": "1"})
     return found.items[0] if found.items else None
 
 

@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer, WebhooksAnswer
 from services.ops.console.client import Api, Parts
 from services.ops.console.console import Console, page_route
 from services.ops.console.pages.queues import endpoints_of, subscriptions_of
 from services.ops.console.views import now as views
-from services.ops.console.views.queues import queues_page
+from services.ops.console.views.missed import WebhooksAnswer
+from services.ops.console.views.queues import health_concerns
+from services.ops.console.views.trainings import UNDERWAY, TrainingAnswer
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
@@ -44,8 +45,8 @@ async def _show(console: Console, request: Request) -> Response:
         (subscriptions, endpoints),
     ) = await asyncio.gather(
         asyncio.gather(
-            services.of("state", state.get(CountsAnswer, "/training-counts")),
-            services.of("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
+            services.of("state", state.get(views.CountsAnswer, "/training-counts")),
+            services.of("state", state.get(views.StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
             services.of("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
             services.of("state", _on_their_way(state)),
         ),
@@ -62,7 +63,7 @@ async def _show(console: Console, request: Request) -> Response:
         ),
     )
     failing = sorted(groups.items, key=lambda each: -each.open) if groups else []
-    health = queues_page(
+    health = health_concerns(
         # What is away is named once.
         processes
         and processes.model_copy(
@@ -74,7 +75,7 @@ async def _show(console: Console, request: Request) -> Response:
         endpoints or (),
     )
     found = views.concerns(
-        health.concerns,
+        health,
         letters=letters,
         groups=failing,
         reconciliation=reconciliation,
@@ -92,7 +93,7 @@ async def _show(console: Console, request: Request) -> Response:
         ends=ends,
         running=trainings,
         more=max(0, (unfinished or 0) - len(trainings or ())),
-        speed=views.speed(swaps) if swaps else None,
+        swaps=swaps,
         groups=failing[:5],
         open_letters=None if letters is None else letters.open,
     )

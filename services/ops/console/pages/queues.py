@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import EndpointAnswer, WebhooksAnswer
 from services.ops.console.client import Apis, Parts
 from services.ops.console.console import Console, page_route
-from services.ops.console.views.missed import missed
-from services.ops.console.views.queues import queues_page
+from services.ops.console.views.missed import WebhooksAnswer
+from services.ops.console.views.queues import health_concerns, process_badge, queue_badge, subscription_badge
+from services.ops.console.views.webhooks import EndpointAnswer
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
 from services.ops.subscriptions.views import SubscriptionView
@@ -42,10 +42,16 @@ async def _show(console: Console, request: Request) -> Response:
     return await console.render(
         request,
         "queues.html",
-        page=queues_page(processes, queues, reconciliation, subscriptions or (), endpoints or ()),
-        at=queues.at,
+        concerns=health_concerns(processes, queues, reconciliation, subscriptions or (), endpoints or ()),
+        processes=processes.processes,
+        queues=queues,
         reconciliation=reconciliation,
-        missed=missed(webhooks) if webhooks else None,
+        webhooks=webhooks,
+        subscriptions=subscriptions,
+        endpoints=endpoints,
+        process_badge=process_badge,
+        queue_badge=queue_badge,
+        subscription_badge=subscription_badge,
         away=parts.away,
     )
 

@@ -17,7 +17,7 @@ from services.ops.console.forms import Form
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given, pager
 from services.ops.console.views.letters import found_count, offers, selection_of
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.replays import number_of, replay_page, steps_of
+from services.ops.console.views.replays import Replay, number_of, steps_of
 from services.ops.letters.views import LetterStatus, Suggestions
 from services.ops.replays.views import (
     DEFAULT_RATE,
@@ -25,7 +25,6 @@ from services.ops.replays.views import (
     DEFAULT_STOP_SHARE,
     ReplayedLetterView,
     ReplayedUserView,
-    ReplayView,
     UndonePreview,
 )
 from shared.contract.answers import Page
@@ -60,11 +59,11 @@ def routes(console: Console) -> list[Route]:
 
 async def _show_all(console: Console, request: Request) -> Response:
     cursor = request.query_params.get("cursor")
-    found = await console.apis(request).ops.get(Page[ReplayView], PATH, {"limit": "30", "cursor": cursor})
+    found = await console.apis(request).ops.get(Page[Replay], PATH, {"limit": "30", "cursor": cursor})
     return await console.render(
         request,
         "replays.html",
-        replays=[replay_page(each) for each in found.items],
+        replays=found.items,
         pager=pager(PATH, {}, cursor=cursor, following=found.next_cursor),
     )
 
@@ -104,14 +103,14 @@ async def _create(console: Console, request: Request) -> Done:
         "stop_when_failed_share": share / 100 if isinstance(share, float) else share,
         "dry_run": True,
     }
-    made = await console.apis(request).ops.post(ReplayView, PATH, body, key=form.get("key"))
+    made = await console.apis(request).ops.post(Replay, PATH, body, key=form.get("key"))
     return Done(f"{PATH}/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
 
 
 async def _show_one(console: Console, request: Request) -> Response:
     ops, query = console.apis(request).ops, request.query_params
-    replay = await ops.get(ReplayView, _of(request))
-    view, path, cursor = replay_page(replay), f"{PATH}/{replay.id}", query.get("cursor")
+    replay = await ops.get(Replay, _of(request))
+    path, cursor = f"{PATH}/{replay.id}", query.get("cursor")
     shows = "letters" if query.get("show") == "letters" else "users"
     here = {name: query.get(name) for name in ("show", "outcome", "predicted")}
     asked_for = {"outcome": here["outcome"], "cursor": cursor}
@@ -124,7 +123,6 @@ async def _show_one(console: Console, request: Request) -> Response:
     return await console.render(
         request,
         "replay.html",
-        view=view,
         replay=replay,
         shows=shows,
         rows=found.items,
@@ -136,13 +134,13 @@ async def _show_one(console: Console, request: Request) -> Response:
 
 async def _steer(console: Console, request: Request, *, verb: str) -> Done:
     reason = console.form(request).text("reason")
-    record = await console.apis(request).ops.post(ReplayView, f"{_of(request)}/{verb}", {"reason": reason})
+    record = await console.apis(request).ops.post(Replay, f"{_of(request)}/{verb}", {"reason": reason})
     return Done(f"{PATH}/{record.id}", _VERBS[verb])
 
 
 async def _show_undo(console: Console, request: Request) -> Response:
     ops, cursor = console.apis(request).ops, request.query_params.get("cursor")
-    replay = await ops.get(ReplayView, _of(request))
+    replay = await ops.get(Replay, _of(request))
     parts, path = Parts(), f"{PATH}/{replay.id}/undo"
     preview = await parts.of(
         "What an undo would do", ops.get(Page[UndonePreview], f"{_of(request)}/undo-preview", {"cursor": cursor})
@@ -150,7 +148,6 @@ async def _show_undo(console: Console, request: Request) -> Response:
     return await console.render(
         request,
         "replay_undo.html",
-        view=replay_page(replay),
         replay=replay,
         users=preview.items if preview else (),
         away=parts.away,

@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.ops.console.answers import SearchAnswer
 from services.ops.console.client import Apis, Parts, Refused
 from services.ops.console.console import Console, page_route
-from services.ops.console.views import search as views
+from services.ops.console.views.search import LetterHit, SearchAnswer, page_of
 from services.ops.letters.views import LetterLine
 
 _NUMBER: Final = re.compile(r"#?([0-9]{1,18})")
@@ -33,9 +32,9 @@ async def _search(console: Console, request: Request) -> Response:
         return await console.render(request, "search.html", text="", hits=[], is_complete=True, away={})
     apis, parts = console.apis(request), Parts()
     letters, found = await asyncio.gather(_letter(apis, text), parts.of(_STATES, _trainings(apis, text)))
-    hits = [*letters, *map(views.hit_of, found.items if found else ())]
+    hits = [*letters, *(found.items if found else ())]
     is_complete = found is not None and found.is_complete
-    only = views.page_of(text, hits, is_complete=is_complete)
+    only = page_of(text, hits, is_complete=is_complete)
     if only is not None:
         return RedirectResponse(only, status_code=HTTPStatus.SEE_OTHER)
     return await console.render(request, "search.html", text=text, hits=hits, is_complete=is_complete, away=parts.away)
@@ -48,7 +47,7 @@ async def _trainings(apis: Apis, text: str) -> SearchAnswer:
         return SearchAnswer(items=[], is_complete=True)
 
 
-async def _letter(apis: Apis, text: str) -> list[views.Hit]:
+async def _letter(apis: Apis, text: str) -> list[LetterHit]:
     number = _NUMBER.fullmatch(text)
     if number is None:
         return []
@@ -56,5 +55,4 @@ async def _letter(apis: Apis, text: str) -> list[views.Hit]:
         letter = await apis.ops.get(LetterLine, f"/dead-letters/{number[1]}", {"body_limit_bytes": "0"})
     except Refused:
         return []
-    name = f"dead letter {letter.number}"
-    return [views.Hit("dead letter", name, f"/dead-letters/{letter.number}", detail=letter.error_text[:200])]
+    return [LetterHit(f"dead letter {letter.number}", f"/dead-letters/{letter.number}", letter.error_text[:200])]

@@ -14,21 +14,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.audit.first import noted_first
-from services.ops.console.answers import (
-    STAGES,
-    ChangeAnswer,
-    EventDeliveryAnswer,
-    FactAnswer,
-    OutputAnswer,
-    TimelineAnswer,
-    TrainingAnswer,
-)
 from services.ops.console.client import BY_BUTTON, Api, Apis, Parts, Refused, ServiceDown, quoted
 from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.views.filters import address, asked, given, pager
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.timeline import delivered, entries
-from services.ops.console.views.trainings import may_cancel, may_retry, progress_of, training_path
+from services.ops.console.views.timeline import FactAnswer, TimelineAnswer, delivered, entries
+from services.ops.console.views.trainings import (
+    STAGES,
+    ChangeAnswer,
+    OutputAnswer,
+    TrainingAnswer,
+    progress_of,
+    training_path,
+)
+from services.ops.console.views.webhooks import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 
@@ -94,7 +93,6 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
     facts = timeline.items if timeline else ()
     deliveries = await parts.of("What webhook endpoints got", _find_deliveries(apis, facts))
     text = json.dumps(output.output, ensure_ascii=False) if output else ""
-    session = console.session(request)
     return await console.render(
         request,
         "training.html",
@@ -108,8 +106,6 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
         output_size=len(text),
         letters=letters,
         problem=problem,
-        may_retry=session.may_write and may_retry(training),
-        may_cancel=session.may_write and may_cancel(training),
         here=training_path(training.name),
     )
 

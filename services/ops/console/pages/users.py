@@ -11,13 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
 from services.ops.console.client import Apis, Parts, Refused, ServiceDown, quoted
 from services.ops.console.console import Console, Done, as_problem, form_route, page_route, path_of
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView, problem_view
-from services.ops.console.views.trainings import Plan, change_of, may_retry, plan_of, user_path
+from services.ops.console.views.trainings import (
+    ChangeAnswer,
+    ModelAnswer,
+    Plan,
+    TrainingAnswer,
+    plan_of,
+    user_path,
+)
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 
@@ -59,13 +65,13 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         except (Refused, ServiceDown) as error:
             is_choice = isinstance(error, Refused) and error.kind == "nothing-to-roll-back-to"
             problem = problem or (None if is_choice else problem_view(as_problem(error)))
-    retryable = next((each for each in trainings.items if may_retry(each)), None)
+    retryable = next((each for each in trainings.items if each.may_retry), None)
     response = await console.render(
         request,
         "user.html",
         user=user,
         current=current,
-        changes=[change_of(user, each, current, may_write=may_write) for each in history.items],
+        changes=history.items,
         pager=pager(user_path(user), {}, cursor=cursor, following=history.next_cursor),
         trainings=trainings.items,
         underway=[each for each in trainings.items if each.is_underway],

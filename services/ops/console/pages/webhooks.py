@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from datetime import datetime
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
@@ -13,13 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.letters import count_of
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
+from services.ops.console.views.webhooks import PERIODS, STATUSES, DeliveryAnswer, EndpointAnswer
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 from shared.contract.text import plural
@@ -28,6 +28,15 @@ _PAGE: Final = "50"
 #: A cookie has room for the sentence after a form, and no more.
 _REASON_LENGTH: Final = 200
 _ONE: Final = "/queues/webhooks/{endpoint:uuid}"
+
+
+class _Preview(NamedTuple):
+    """What a form would send again."""
+
+    found: DeliveriesResent
+    since: datetime
+    #: ``on``: also those that were delivered.
+    all: str
 
 
 def routes(console: Console) -> list[Route]:
@@ -41,7 +50,7 @@ def routes(console: Console) -> list[Route]:
 
 
 async def _show(
-    console: Console, request: Request, problem: ProblemView | None = None, *, preview: Preview | None = None
+    console: Console, request: Request, problem: ProblemView | None = None, *, preview: _Preview | None = None
 ) -> Response:
     notifier, path, here = console.apis(request).notifier, _api_path(request), _page_path(request)
     status, cursor = (request.query_params.get(name) for name in ("status", "cursor"))
@@ -55,11 +64,9 @@ async def _show(
         request,
         "webhook_endpoint.html",
         endpoint=endpoint,
-        state=state_of(endpoint),
         here=here,
         deliveries=deliveries.items,
         statuses=STATUSES,
-        attempt_of=attempt_of,
         chosen=status,
         pager=pager(here, {"status": status}, cursor=cursor, following=deliveries.next_cursor),
         periods=list(PERIODS),
@@ -74,7 +81,7 @@ async def _preview(console: Console, request: Request) -> Response:
     since = console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
     body = {**_body(form), "since": since.isoformat(), "dry_run": True}
     found = await console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-    return await _show(console, request, preview=Preview(found, since, form.text("all")))
+    return await _show(console, request, preview=_Preview(found, since, form.text("all")))
 
 
 async def _resend(console: Console, request: Request) -> Done:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -17,21 +16,21 @@ _FIELDS: Final = "|".join(LETTER_FIELDS)
 _FIELD: Final = re.compile(rf"({_FIELDS}) (.*?)(?=, (?:{_FIELDS}) |$)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(AuditView):
     """An entry of the audit."""
 
-    entry: AuditView
-    #: Where its target is shown; None: on no screen.
-    address: str | None
-    kind: str
-    word: str
+    @property
+    def address(self) -> str | None:
+        """Where its target is shown; None: on no screen."""
+        return target_address(self.target)
 
+    @property
+    def kind(self) -> str:
+        return kind(self.action.rpartition(".")[2], "action")
 
-def entry_of(entry: AuditView) -> Entry:
-    subject, _, verb = entry.action.rpartition(".")
-    word = f"{subject} {verb}".strip().replace("_", " ")
-    return Entry(entry, target_address(entry.target), kind(verb, "action"), word)
+    @property
+    def words(self) -> str:
+        return self.action.replace(".", " ").replace("_", " ")
 
 
 def target_address(target: str) -> str | None:

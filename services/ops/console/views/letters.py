@@ -26,33 +26,28 @@ _VERBS: Final = {"drop": "dropped", "restore": "open again"}
 _FROM: Final = {"drop": LetterStatus.OPEN, "restore": LetterStatus.DROPPED}
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRow:
-    """A group among others."""
+class Group(GroupView):
+    """A group, with its failures in each of the last 24 hours."""
 
-    group: GroupView
-    address: str
-    trend: Markup
+    def address(self, status: str | None) -> str:
+        """Return the address of its dead letters with *status*."""
+        return address(PATH, {"fingerprint": self.fingerprint, "status": status})
 
+    @property
+    def small_trend(self) -> Markup:
+        return sparkbars(self.hourly, sentence=self._lately, kind="bad")
 
-def group_row(group: GroupView, status: str | None) -> GroupRow:
-    """Return the row of *group*; its address shows the dead letters with *status*."""
-    where = address(PATH, {"fingerprint": group.fingerprint, "status": status})
-    return GroupRow(group, where, sparkbars(group.hourly, sentence=_lately(group), kind="bad"))
+    def trend(self, now: datetime) -> Markup:
+        count = len(self.hourly)
+        points = [
+            Point(failed, f"{number(failed)} failed", now - timedelta(hours=count - place))
+            for place, failed in enumerate(self.hourly)
+        ]
+        return bars(points, sentence=self._lately, kind="bad")
 
-
-def trend(group: GroupView, now: datetime) -> Markup:
-    """Return the chart of a group's failures in each of the last 24 hours."""
-    count = len(group.hourly)
-    points = [
-        Point(failed, f"{number(failed)} failed", now - timedelta(hours=count - place))
-        for place, failed in enumerate(group.hourly)
-    ]
-    return bars(points, sentence=_lately(group), kind="bad")
-
-
-def _lately(group: GroupView) -> str:
-    return f"{plural(group.last_day, 'failure')} in the last 24 hours, {number(group.last_hour)} in the last hour"
+    @property
+    def _lately(self) -> str:
+        return f"{plural(self.last_day, 'failure')} in the last 24 hours, {number(self.last_hour)} in the last hour"
 
 
 @dataclass(frozen=True, slots=True)

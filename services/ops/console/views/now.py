@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from markupsafe import Markup
+from pydantic import BaseModel
 
-from services.ops.console.answers import (
-    UNDERWAY,
-    CountsAnswer,
-    StageCount,
-    StatisticsAnswer,
-    WebhooksAnswer,
-)
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number
 from services.ops.console.views.kinds import kind
-from services.ops.console.views.missed import missed
+from services.ops.console.views.missed import WebhooksAnswer
 from services.ops.console.views.queues import REMEDY_OF_PAUSED, Concern
+from services.ops.console.views.trainings import UNDERWAY
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.health import follows_from
@@ -42,8 +37,73 @@ _MEANING: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class StageCount(BaseModel):
+    """How many trainings are in a stage."""
+
+    stage: str
+    count: int
+    is_exact: bool
+
+
+class CountsAnswer(BaseModel):
+    """How many trainings are in each stage."""
+
+    items: Sequence[StageCount]
+
+
+class SwapStatistics(BaseModel):
+    """Swaps, and the seconds from webhook to swap."""
+
+    swaps: int
+    p50_seconds: float | None
+    p99_seconds: float | None
+
+    @property
+    def median(self) -> str:
+        return _seconds(self.p50_seconds)
+
+    @property
+    def slowest(self) -> str:
+        return _seconds(self.p99_seconds)
+
+
+class HourStatistics(SwapStatistics):
+    """Swaps in the hour from then on."""
+
+    hour: datetime
+
+    @property
+    def seconds_title(self) -> str:
+        if self.p50_seconds is None:
+            return "no swap"
+        return f"half within {self.median}, 99 % within {self.slowest}"
+
+
+class StatisticsAnswer(BaseModel):
+    """Swaps of the last hours, the oldest first."""
+
+    total: SwapStatistics
+    items: Sequence[HourStatistics]
+
+    @property
+    def swaps_chart(self) -> Markup:
+        busiest = max((each.swaps for each in self.items), default=0)
+        swaps = f"{number(self.total.swaps)} in {len(self.items)} hours, at most {number(busiest)} in one"
+        points = [charts.Point(each.swaps, plural(each.swaps, "swap"), each.hour) for each in self.items]
+        return charts.bars(points, sentence=f"Swaps per hour: {swaps}.")
+
+    @property
+    def seconds_chart(self) -> Markup | None:
+        """The seconds from webhook to swap; None if there are too few hours for a line."""
+        if sum(each.p50_seconds is not None for each in self.items) <= 1:
+            return None
+        median = [charts.Point(each.p50_seconds, each.seconds_title, each.hour) for each in self.items]
+        slowest = [charts.Point(each.p99_seconds, each.seconds_title, each.hour) for each in self.items]
+        within = f"half within {self.total.median}, 99 of 100 within {self.total.slowest}"
+        return charts.lines([("info", median), ("quiet", slowest)], sentence=f"From webhook to swap: {within}.")
+
+
+class Step(NamedTuple):
     """A stage with its trainings."""
 
     name: str
@@ -51,20 +111,6 @@ class Step:
     count: str
     meaning: str
     address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Swaps and their time, of the last day."""
-
-    #: Whether there is anything to draw.
-    any: bool
-    swaps: str
-    median: str
-    slowest: str
-    swaps_chart: Markup
-    #: None if there are too few hours for a line.
-    seconds_chart: Markup | None
 
 
 def steps(counts: CountsAnswer | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
@@ -89,36 +135,6 @@ def _said(found: StageCount | None) -> str:
     if found.is_exact:
         return number(found.count)
     return f"~{number(round(found.count, 2 - len(str(found.count))))}"
-
-
-def speed(swaps: StatisticsAnswer) -> Speed:
-    total, hours = swaps.total, swaps.items
-    busiest = max((each.swaps for each in hours), default=0)
-    counts = [charts.Point(each.swaps, plural(each.swaps, "swap"), each.hour) for each in hours]
-    titles = [_seconds_title(each.p50_seconds, each.p99_seconds) for each in hours]
-    median = [charts.Point(hour.p50_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
-    slowest = [charts.Point(hour.p99_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
-    return Speed(
-        any=total.swaps > 0,
-        swaps=number(total.swaps),
-        median=_seconds(total.p50_seconds),
-        slowest=_seconds(total.p99_seconds),
-        swaps_chart=charts.bars(
-            counts,
-            sentence=f"Swaps per hour: {number(total.swaps)} in {len(hours)} hours, at most {number(busiest)} in one.",
-        ),
-        seconds_chart=charts.lines(
-            [("info", median), ("quiet", slowest)],
-            sentence=f"From webhook to swap: half within {_seconds(total.p50_seconds)}, "
-            f"99 of 100 within {_seconds(total.p99_seconds)}.",
-        )
-        if sum(each.value is not None for each in median) > 1
-        else None,
-    )
-
-
-def _seconds_title(median: float | None, slowest: float | None) -> str:
-    return "no swap" if median is None else f"half within {_seconds(median)}, 99 % within {_seconds(slowest)}"
 
 
 def _seconds(seconds: float | None) -> str:
@@ -175,9 +191,8 @@ def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> It
 def _passing(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer | None) -> Iterator[Concern]:
     """Yield what the reconciler has mended, or will."""
     if webhooks is not None and webhooks.total.missed:
-        found = missed(webhooks)
-        text = f"{found.sentence} The reconciler found them by asking Replicate."
-        yield Concern("info", f"{found.share} of the webhooks from Replicate were missed", text)
+        text = f"{webhooks.sentence} The reconciler found them by asking Replicate."
+        yield Concern("info", f"{webhooks.share} of the webhooks from Replicate were missed", text)
     if reconciliation is not None and (overdue := reconciliation.last_round.overdue):
         text = "No webhook reported their end; the reconciler asks Replicate."
         yield Concern("info", f"{plural(overdue, 'training')} {'is' if overdue == 1 else 'are'} overdue", text)

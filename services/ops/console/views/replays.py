@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from markupsafe import Markup
 from pydantic import JsonValue
@@ -45,8 +45,7 @@ _VERBS: Final[Mapping[Status, Sequence[str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """How many dead letters have an outcome."""
 
     outcome: Outcome
@@ -55,65 +54,68 @@ class Count:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayPage:
-    """A replay."""
+class Replay(ReplayView):
+    """A replay, with what its pages say of it."""
 
-    replay: ReplayView
-    #: Whether it is a dry run that was not started: predictions are shown, not outcomes.
-    is_plan: bool
-    kind: str
-    word: str
-    #: How many have their outcome, or their prediction.
-    done: int
-    bar: Markup
-    counts: Sequence[Count]
-    verbs: Sequence[str]
-    may_undo: bool
-    selection: str
-    steps: str
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is a dry run that was not started: predictions are shown, not outcomes."""
+        return self.status in (Status.PREVIEWING, Status.PREVIEWED)
 
+    @property
+    def kind(self) -> str:
+        return kind(self.status, "replay")
 
-def replay_page(replay: ReplayView) -> ReplayPage:
-    is_plan = replay.status in (Status.PREVIEWING, Status.PREVIEWED)
-    found = _predicted(replay) if is_plan else replay.outcomes
-    counts = [
-        Count(outcome, kind(outcome, "outcome"), found[outcome], meaning)
-        for outcome, meaning in MEANINGS.items()
-        if found.get(outcome)
-    ]
-    done = sum(replay.predictions.values()) if is_plan else replay.ended
-    said = ", ".join(f"{number(each.count)} {each.outcome}" for each in counts)
-    gives_up = replay.status is Status.CANCELED and bool(replay.outcomes.get(Outcome.SENT))
-    return ReplayPage(
-        replay=replay,
-        is_plan=is_plan,
-        kind=kind(replay.status, "replay"),
-        word=_WORDS.get(replay.status, replay.status.value),
-        done=done,
-        bar=stage_bar(
-            [Part(each.count, f"{number(each.count)} {each.outcome}", each.kind) for each in counts],
-            sentence=f"Of {plural(replay.letters, 'dead letter')}: {said}",
-        ),
-        counts=counts,
-        verbs=("give up",) if gives_up else _VERBS[replay.status],
-        may_undo=may_undo(replay),
-        selection=selection_text(replay.selection),
-        steps=steps_text(replay),
-    )
+    @property
+    def word(self) -> str:
+        return _WORDS.get(self.status, self.status.value)
 
+    @property
+    def done(self) -> int:
+        """How many have their outcome, or their prediction."""
+        return sum(self.predictions.values()) if self.is_plan else self.ended
 
-def _predicted(replay: ReplayView) -> dict[Outcome, int]:
-    found = dict(replay.predictions)
-    unasked = replay.outcomes.get(Outcome.PLANNED, 0) - sum(replay.predictions.values())
-    skipped = replay.outcomes.get(Outcome.SKIPPED, 0)
-    return {**found, Outcome.PLANNED: unasked, Outcome.SKIPPED: skipped}
+    @property
+    def counts(self) -> Sequence[Count]:
+        found = self._predicted() if self.is_plan else self.outcomes
+        return [
+            Count(outcome, kind(outcome, "outcome"), found[outcome], meaning)
+            for outcome, meaning in MEANINGS.items()
+            if found.get(outcome)
+        ]
 
+    def _predicted(self) -> dict[Outcome, int]:
+        unasked = self.outcomes.get(Outcome.PLANNED, 0) - sum(self.predictions.values())
+        skipped = self.outcomes.get(Outcome.SKIPPED, 0)
+        return {**self.predictions, Outcome.PLANNED: unasked, Outcome.SKIPPED: skipped}
 
-def may_undo(replay: ReplayView) -> bool:
-    """Return whether a replay set models, and may be undone now."""
-    is_underway = replay.undo is not None and replay.undo.status == "undoing"
-    return replay.status in UNDOABLE and bool(replay.outcomes.get(Outcome.SWAPPED)) and not is_underway
+    @property
+    def bar(self) -> Markup:
+        said = [f"{number(each.count)} {each.outcome}" for each in self.counts]
+        parts = [Part(each.count, text, each.kind) for each, text in zip(self.counts, said, strict=True)]
+        return stage_bar(parts, sentence=f"Of {plural(self.letters, 'dead letter')}: {', '.join(said)}")
+
+    @property
+    def verbs(self) -> Sequence[str]:
+        gives_up = self.status is Status.CANCELED and self.outcomes.get(Outcome.SENT)
+        return ("give up",) if gives_up else _VERBS[self.status]
+
+    @property
+    def may_undo(self) -> bool:
+        """Whether it set models, and may be undone now."""
+        is_underway = self.undo is not None and self.undo.status == "undoing"
+        return self.status in UNDOABLE and bool(self.outcomes.get(Outcome.SWAPPED)) and not is_underway
+
+    @property
+    def which(self) -> str:
+        """Which dead letters it was asked for."""
+        return selection_text(self.selection)
+
+    @property
+    def step_sizes(self) -> str:
+        """How many dead letters each step has."""
+        sizes = [end - begin for begin, end in pairwise([0, *self.steps])]
+        return ", then ".join(number(size) for size in sizes)
 
 
 def selection_text(selection: Mapping[str, JsonValue]) -> str:
@@ -130,13 +132,6 @@ def selection_text(selection: Mapping[str, JsonValue]) -> str:
             said = ", ".join(f"{LETTER_FIELDS.get(name, name).lower()} {value}" for name, value in given.items())
             return f"all open ones with {said}"
     return "dead letters"
-
-
-def steps_text(replay: ReplayView) -> str:
-    """Return how many dead letters each step has."""
-    ends = list(replay.steps)
-    sizes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    return ", then ".join(number(size) for size in sizes)
 
 
 def steps_of(text: str) -> list[JsonValue]:

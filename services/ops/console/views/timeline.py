@@ -8,11 +8,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
-from services.ops.console.answers import EventDeliveryAnswer, FactAnswer
 from services.ops.console.views.formats import duration
 from services.ops.console.views.kinds import kind
+from services.ops.console.views.webhooks import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine
 from shared.contract.text import plural
 from shared.contract.values import Retries
@@ -29,6 +29,28 @@ _BECAME: Final = {
     "superseded": "A newer model was current already, so the user keeps that one.",
     "unverified": "The user's model is unchanged. The extraction can be retried.",
 }
+
+
+class FactAnswer(BaseModel):
+    """A fact in a training's timeline."""
+
+    kind: str
+    at: datetime
+    event: str | None = None
+    event_id: str | None = None
+    applied_at: datetime | None = None
+    retries: Retries | None = None
+    applied_retries: Retries | None = None
+    stage: str | None = None
+    replay: str | None = None
+    detail: Mapping[str, JsonValue] = {}
+
+
+class TimelineAnswer(BaseModel):
+    """A training's timeline."""
+
+    items: Sequence[FactAnswer]
+    is_complete: bool
 
 
 class Link(NamedTuple):

@@ -8,14 +8,154 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
-from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
+from pydantic import BaseModel, JsonValue
+
 from services.ops.console.views.formats import duration, number, roughly
-from services.ops.console.views.kinds import kind
 
+#: Stages in the order of a training's walk; in the first three it changes by itself.
+STAGES: Final = (
+    "requested",
+    "running",
+    "verifying",
+    "active",
+    "replaced",
+    "superseded",
+    "failed",
+    "canceled",
+    "unverified",
+)
+UNDERWAY: Final = STAGES[:3]
 _NO_MODEL: Final = "no model"
 #: The reason that state writes for a swap by a replay.
 _REPLAYED: Final = re.compile(r"replay ([0-9a-f-]{36}):(\d{1,18})", re.ASCII)
+_TITLES: Final = {
+    "training": "Swapped in",
+    "replay": "Swapped in by a replay",
+    "rollback": "Rolled back",
+    "withdrawal": "Withdrawn",
+}
+
+
+class Failure(BaseModel):
+    """Why a training has no usable model."""
+
+    code: str
+    reason: str
+
+
+class TrainingAnswer(BaseModel):
+    """A training."""
+
+    ref: UUID
+    training_id: str | None
+    user_id: str
+    generation: int
+    activated_generation: int | None = None
+    stage: str
+    current: bool
+    destination: str
+    trainer: str | None
+    trigger_word: str
+    progress: int
+    progress_source: str | None
+    step: int | None
+    total_steps: int | None
+    eta_seconds: int | None
+    eta_low_seconds: int | None
+    eta_high_seconds: int | None
+    overdue_at: datetime | None
+    reference: str | None
+    failure: Failure | None
+    requested_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """Replicate's id, or our ref until that is known."""
+        return self.training_id or str(self.ref)
+
+    @property
+    def is_underway(self) -> bool:
+        return self.stage in UNDERWAY
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the extraction can be retried: it succeeded without a model of its own."""
+        return self.stage in ("verifying", "unverified")
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether Replicate can be asked to cancel it."""
+        return self.stage in ("requested", "running") and self.training_id is not None
+
+    @property
+    def took(self) -> str:
+        """How long it ran at Replicate; empty if that is unknown."""
+        if self.started_at is None or self.completed_at is None:
+            return ""
+        return f"took {duration(max(0.0, (self.completed_at - self.started_at).total_seconds()))}"
+
+
+class OutputAnswer(BaseModel):
+    """A training's output."""
+
+    output: JsonValue
+
+
+class ModelAnswer(BaseModel):
+    """A user's current model, or the one that a rollback would make current."""
+
+    reference: str
+    generation: int
+    training_id: str
+    trigger_word: str
+    activated_at: datetime
+
+
+class Why(NamedTuple):
+    """Why a user's model changed; *links* lead to the replay that changed it, and to its dead letter."""
+
+    text: str
+    links: Sequence[tuple[str, str]] = ()
+
+
+class ChangeAnswer(BaseModel):
+    """A change of a user's model."""
+
+    user_id: str | None = None
+    generation: int
+    reference: str | None
+    previous_reference: str | None
+    training_id: str
+    cause: str
+    actor: str
+    reason: str
+    at: datetime
+
+    @property
+    def title(self) -> str:
+        return _TITLES.get(self.cause, self.cause.capitalize())
+
+    @property
+    def why(self) -> Why:
+        if self.cause == "training":
+            return Why(self.reason or "Its training ended, and the model was verified.")
+        if self.cause == "replay" and (mark := _REPLAYED.fullmatch(self.reason)):
+            replay, number = mark.groups()
+            of_letter = (f"/dead-letters/{number}", f"dead letter {number}")
+            return Why("", ((f"/replays/{replay}", f"replay {replay[:8]}"), of_letter))
+        return Why(f"“{self.reason}”" if self.reason else "No reason was given.")
+
+    def is_current(self, current: ModelAnswer | None) -> bool:
+        """Return whether it is what made the user's model *current*."""
+        return current is not None and current.generation == self.generation
+
+    def may_be_target(self, current: ModelAnswer | None) -> bool:
+        """Return whether the user can be rolled back to its model: there is one, and it is not the *current* one."""
+        return self.reference is not None and (current is None or current.reference != self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,76 +204,6 @@ def user_path(user_id: str, **query: str | None) -> str:
     """Return the address of a user's page. The id may hold any printable character."""
     given = urlencode({name: value for name, value in query.items() if value is not None})
     return f"/users/{quote(user_id, safe='')}" + (f"?{given}" if given else "")
-
-
-def may_retry(training: TrainingAnswer) -> bool:
-    """Return whether the extraction of its model can be retried."""
-    return training.stage in RETRYABLE
-
-
-def may_cancel(training: TrainingAnswer) -> bool:
-    """Return whether Replicate can be asked to cancel it."""
-    return training.stage in ("requested", "running") and training.training_id is not None
-
-
-class Why(NamedTuple):
-    """Why a user's model changed; *links* lead to the replay that changed it, and to its dead letter."""
-
-    text: str
-    links: Sequence[tuple[str, str]] = ()
-
-
-def why(change: ChangeAnswer) -> Why:
-    if change.cause == "training":
-        return Why(change.reason or "Its training ended, and the model was verified.")
-    if change.cause == "replay" and (mark := _REPLAYED.fullmatch(change.reason)):
-        replay, number = mark.groups()
-        links = ((f"/replays/{replay}", f"replay {replay[:8]}"), (f"/dead-letters/{number}", f"dead letter {number}"))
-        return Why("", links)
-    return Why(f"“{change.reason}”" if change.reason else "No reason was given.")
-
-
-def took(training: TrainingAnswer) -> str:
-    """Return how long it ran at Replicate; empty if that is unknown."""
-    if training.started_at is None or training.completed_at is None:
-        return ""
-    return f"took {duration(max(0.0, (training.completed_at - training.started_at).total_seconds()))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change of a user's model, and what can be done about it."""
-
-    change: ChangeAnswer
-    why: Why
-    title: str
-    tone: str
-    #: Whether this is the user's model now.
-    is_current: bool
-    #: Where the roll back to it is previewed; None if it cannot be, or is current.
-    rollback_path: str | None
-
-
-_TITLES: Final = {
-    "training": "Swapped in",
-    "replay": "Swapped in by a replay",
-    "rollback": "Rolled back",
-    "withdrawal": "Withdrawn",
-}
-
-
-def change_of(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, may_write: bool) -> Change:
-    is_current = current is not None and current.generation == change.generation
-    is_used = current is not None and current.reference == change.reference
-    can = may_write and change.reference is not None and not is_used
-    return Change(
-        change=change,
-        why=why(change),
-        title=_TITLES.get(change.cause, change.cause.capitalize()),
-        tone=kind(change.cause, "change"),
-        is_current=is_current,
-        rollback_path=user_path(user_id, rollback=change.reference) if can else None,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,13 @@
-"""The screen of a webhook endpoint: statuses, periods, and the last attempt in words. Pure."""
+"""Webhook endpoints and their deliveries, as the notifier answers, with their states in words. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
-from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
-from services.ops.endpoints.views import DeliveriesResent
+from pydantic import BaseModel
 
 #: The statuses of deliveries, as they are offered.
 STATUSES: Final = ("failed", "retrying", "waiting", "queued", "delivered")
@@ -21,24 +20,48 @@ PERIODS: Final[Mapping[str, timedelta]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What a form would send again."""
+class EndpointAnswer(BaseModel):
+    """A webhook endpoint."""
 
-    found: DeliveriesResent
-    since: datetime
-    #: ``on``: also those that were delivered.
-    all: str
+    id: UUID
+    url: str
+    events: Sequence[str]
+    description: str
+    status: str
+    status_at: datetime
+    failing_since: datetime | None
+    failed_attempts: int
+    last_success_at: datetime | None
+
+    @property
+    def state(self) -> str:
+        """Its status; also whether it has errors before it is disabled for them."""
+        return "errors" if self.status == "enabled" and self.failing_since is not None else self.status
 
 
-def state_of(endpoint: EndpointAnswer) -> str:
-    """Return the status of *endpoint*; also whether it has errors before it is disabled for them."""
-    return "errors" if endpoint.status == "enabled" and endpoint.failing_since is not None else endpoint.status
+class DeliveryAnswer(BaseModel):
+    """The delivery of one event to one endpoint, and its last attempt."""
+
+    id: UUID
+    event: str
+    event_id: str
+    status: str
+    status_at: datetime
+    attempts: int
+    response_status: int | None
+    response: str | None
+    took_ms: int | None
+
+    @property
+    def last_attempt(self) -> str:
+        """The last attempt in a few words."""
+        if not self.attempts:
+            return "no attempt yet"
+        answered = "no response" if self.response_status is None else f"answered {self.response_status}"
+        return answered if self.took_ms is None else f"{answered} after {self.took_ms} ms"
 
 
-def attempt_of(delivery: DeliveryAnswer) -> str:
-    """Return the last attempt in a few words."""
-    if not delivery.attempts:
-        return "no attempt yet"
-    answered = "no response" if delivery.response_status is None else f"answered {delivery.response_status}"
-    return answered if delivery.took_ms is None else f"{answered} after {delivery.took_ms} ms"
+class EventDeliveryAnswer(DeliveryAnswer):
+    """The same, with the endpoint's address."""
+
+    url: str
