@@ -14,12 +14,13 @@ from starlette.types import ASGIApp
 
 from services.ops.audit.views import Audit
 from services.ops.console.app import create_console
-from services.ops.console.client import Clients
+from services.ops.console.client import Clients, in_process
 from services.ops.console.console import Access, Console
+from shared.runtime.client import HttpClient
 from shared.runtime.clock import now
 from shared.runtime.connections import PRIVATE_NETWORKS
 from shared.runtime.http import create_app
-from shared.runtime.tokens import read_token
+from shared.runtime.tokens import Token, read_token
 from tests.ops import OPERATOR, READER
 
 TOKENS = (read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}"))
@@ -65,6 +66,18 @@ def csrf_in(page: str) -> str:
 
 
 @contextlib.asynccontextmanager
+async def opened_clients(ops: ASGIApp, others: ASGIApp | None, *, audit: Audit, token: Token) -> AsyncIterator[Clients]:
+    """The console's clients, for *ops* in this process and *others* that know its *token*."""
+    transport = refuse_all() if others is None else httpx.ASGITransport(others)
+    async with (
+        in_process(ops) as own,
+        HttpClient("http://state/v1", token=token.secret, transport=transport) as state,
+        HttpClient("http://notifier/v1", token=token.secret, transport=transport) as notifier,
+    ):
+        yield Clients(own, state, notifier, audit, may_speak_for_others=token.caller.may_speak_for_others)
+
+
+@contextlib.asynccontextmanager
 async def opened_console(
     ops: ASGIApp,
     others: ASGIApp | None = None,
@@ -82,15 +95,7 @@ async def opened_console(
 
     *others* answers for state and the notifier; without it, both are away.
     """
-    transport = refuse_all() if others is None else httpx.ASGITransport(others)
-    async with Clients(
-        ops,
-        state_url="http://state",
-        notifier_url="http://notifier",
-        token=read_token(service),
-        audit=audit,
-        transport=transport,
-    ) as clients:
+    async with opened_clients(ops, others, audit=audit, token=read_token(service)) as clients:
         access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, redeem=redeem)
         app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))
         async with httpx.AsyncClient(

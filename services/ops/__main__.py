@@ -16,10 +16,9 @@ from services.ops.audit.api import audit_router
 from services.ops.audit.store import AuditStore
 from services.ops.client import Services
 from services.ops.console.app import create_console
-from services.ops.console.client import Clients
+from services.ops.console.client import Clients, in_process
 from services.ops.console.console import Access, Console
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.client import Endpoints
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
 from services.ops.letters.housekeeping import closing, owners, purge
@@ -51,6 +50,7 @@ from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Publisher, RawConsumer, to_message
+from shared.runtime.client import HttpClient
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.health import Check, Report, reporter
@@ -80,6 +80,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     url = settings.amqp_url.get_secret_value()
     tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
+    may_speak_for_others = token.caller.may_speak_for_others
     audit, replays, recoveries = AuditStore(pool), Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed, notify=replays.notify)
     settled: SetAside[int] = SetAside("purge")
@@ -88,8 +89,9 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         Publisher(
             url, name="modelswap ops", timeout_seconds=confirm_seconds(settings.publish_timeout_seconds)
         ) as publisher,
-        Services(state_url=settings.api_url, extractor_url=settings.extractor_url, token=token) as services,
-        Endpoints(settings.notifier_url, token) as endpoints,
+        HttpClient(f"{settings.api_url}/v1", token=token.secret) as state,
+        HttpClient(f"{settings.notifier_url}/v1", token=token.secret) as notifier,
+        HttpClient(settings.extractor_url, token=token.secret) as extractor,
         Replicate(replicate_token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
         opened_management(settings.management_url, url) as management,
         AsyncExitStack() as open_with,
@@ -98,6 +100,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         async def publish(envelope: Envelope) -> None:
             await publisher.publish(to_message(envelope, plan))
 
+        services = Services(state, extractor, may_speak_for_others=may_speak_for_others)
         keep = Archive(letters, now).keep
         archive = RawConsumer(settings, publisher, queue=DEAD_QUEUE, service="ops", keep=keep)
         owner_look_ups = owners(letters, services.find_trainings)
@@ -141,14 +144,13 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             replay_routes(replays, waiting, services, streams),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, audit.audit),
-            endpoints_router(endpoints, audit.audit),
+            endpoints_router(notifier, audit.audit),
             processes_router(running),
             sign_in_router(codes),
             tokens=ops_tokens,
         )
-        clients = await open_with.enter_async_context(
-            Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token, audit=audit.audit)
-        )
+        ops = await open_with.enter_async_context(in_process(api))
+        clients = Clients(ops, state, notifier, audit.audit, may_speak_for_others=may_speak_for_others)
         access = Access(
             ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header, redeem=codes.redeem
         )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from http import HTTPStatus
-from typing import Final, Self
+from typing import Final
 from uuid import UUID
 
 import httpx
@@ -31,7 +30,7 @@ from shared.runtime.client import (
     token_refused,
     unexpected,
 )
-from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
+from shared.runtime.tokens import ON_BEHALF_OF, to_header
 
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
 _LONG_SECONDS: Final = 60.0
@@ -62,31 +61,15 @@ class TrainingUnreadable(PermanentError):
 
 
 class Services:
-    """State and the extractor, as an async context manager. Every method raises `ServiceDown` if one is away."""
+    """State (at ``/v1``) and the extractor. Every method raises `ServiceDown` if one is away."""
 
-    def __init__(
-        self,
-        *,
-        state_url: str,
-        extractor_url: str,
-        token: Token,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._state_url = state_url
-        self._state = HttpClient(state_url, token=token.secret, transport=transport)
-        self._extractor = HttpClient(extractor_url, token=token.secret, transport=transport)
+    def __init__(self, state: HttpClient, extractor: HttpClient, *, may_speak_for_others: bool) -> None:
+        """*may_speak_for_others*: their token may name the person for whom it asks."""
+        self._state = state
+        self._extractor = extractor
+        self._may_speak_for_others = may_speak_for_others
         #: The trainings of state that cannot be read, by their refs.
         self.aside: SetAside[str] = SetAside("state's trainings")
-        self._may_speak_for_others = token.caller.may_speak_for_others
-        self._open = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        for client in (self._state, self._extractor):
-            await self._open.enter_async_context(client)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._open.aclose()
 
     # Trainings
 
@@ -101,10 +84,10 @@ class Services:
                     readable += 1
                     yield training
         if seen and not readable:
-            raise another_version(f"{self._state_url}/v1/trainings")
+            raise another_version(f"{self._state.url}/trainings")
 
     async def _page(self, stage: Stage, query: Mapping[str, str]) -> Page[JsonValue]:
-        response = await self._ask(self._state, "GET", "/v1/trainings", query={**query, "stage": stage})
+        response = await self._ask(self._state, "GET", "/trainings", query={**query, "stage": stage})
         _accept(response)
         return read(Page[JsonValue], response)
 
@@ -137,7 +120,7 @@ class Services:
         asked = list(filter(_is_training_id, training_ids))
         if not asked:
             return {}
-        response = await self._ask(self._state, "POST", "/v1/training-lookup", body={"training_ids": [*asked]})
+        response = await self._ask(self._state, "POST", "/training-lookup", body={"training_ids": [*asked]})
         if response.status_code == HTTPStatus.NOT_FOUND:
             # A state of the version before, which has no such route: they are found once it is upgraded.
             return {}
@@ -161,7 +144,7 @@ class Services:
 
     async def preview_state(self, message: Message) -> Answer:
         """Return what state would do with *message*."""
-        return await self._preview(self._state, "/v1/preview", message)
+        return await self._preview(self._state, "/preview", message)
 
     async def revert_model(self, revert: Revert, *, dry_run: bool = False) -> str | None:
         """
@@ -179,7 +162,7 @@ class Services:
         response = await self._ask(
             self._state,
             "POST",
-            f"/v1/users/{quoted(revert.user_id)}/model/{verb}",
+            f"/users/{quoted(revert.user_id)}/model/{verb}",
             body={**target, "reason": _shortened(reason), **({"dry_run": True} if dry_run else {})},
             headers={
                 **on_behalf_of,
@@ -240,7 +223,7 @@ def _is_training_id(text: str) -> bool:
 
 
 def _training(name: str) -> str:
-    return f"/v1/trainings/{quoted(name)}"
+    return f"/trainings/{quoted(name)}"
 
 
 def _accept(response: httpx.Response) -> None:

@@ -75,6 +75,11 @@ class HttpClient:
             headers=headers, trust_env=False, transport=transport, verify=_tls_context(trust_env=False)
         )
 
+    @property
+    def url(self) -> str:
+        """Where its paths begin."""
+        return self._url
+
     async def __aenter__(self) -> Self:
         return self
 

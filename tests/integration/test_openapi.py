@@ -25,7 +25,6 @@ from services.ops.api import create_api as ops_api
 from services.ops.audit.api import audit_router
 from services.ops.audit.store import AuditStore
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.client import Endpoints
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
@@ -54,6 +53,7 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import Event
 from shared.contract.topology import topology
 from shared.replicate.training import Training
+from shared.runtime.client import HttpClient
 from shared.runtime.clock import now
 from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
@@ -176,10 +176,9 @@ async def product_api(database_url: str) -> AsyncIterator[Api]:
 @contextlib.asynccontextmanager
 async def operators_api(database_url: str) -> AsyncIterator[Api]:
     await archive_many(database_url, 3)
-    transport = httpx.MockTransport(notifier)
     async with (
         opened_pool(database_url, role=OPS_ROLE) as pool,
-        Endpoints("http://notifier", read_token(TOKEN), transport=transport) as endpoints,
+        HttpClient("http://notifier/v1", transport=httpx.MockTransport(notifier)) as http,
     ):
         replays = Replays(pool)
         token = read_token(TOKEN)
@@ -189,7 +188,7 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             subscription_router(Subscriptions(), AuditStore(pool).audit),
-            endpoints_router(endpoints, AuditStore(pool).audit),
+            endpoints_router(http, AuditStore(pool).audit),
             processes_router(_alone()),
             sign_in_router(SignInCodes(pool, [token])),
         )

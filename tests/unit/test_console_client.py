@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from services.ops.api import create_api
-from services.ops.console.client import Clients, Parts, Refused, ServiceDown
+from services.ops.console.client import Parts, Refused, ServiceDown
 from services.ops.console.session import begin
 from shared.runtime.http import Api as HttpApi
 from shared.runtime.http import Asker, Router
 from shared.runtime.tokens import ON_BEHALF_OF, read_token
-from tests.console import TOKENS, no_audit, refuse_all, signed_in
+from tests.console import TOKENS, no_audit, opened_clients, signed_in
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 OLGA, RITA = TOKENS
@@ -46,14 +46,7 @@ def an_api() -> HttpApi:
 
 @contextlib.asynccontextmanager
 async def apis(token=OLGA, *, name=None):
-    async with Clients(
-        an_api(),
-        state_url="http://state",
-        notifier_url="http://notifier",
-        token=SERVICE,
-        audit=no_audit,
-        transport=refuse_all(),
-    ) as clients:
+    async with opened_clients(an_api(), None, audit=no_audit, token=SERVICE) as clients:
         session = begin(token, nonce="n", now=NOON)
         yield clients.of(session if name is None else replace(session, name=name))
 

@@ -22,7 +22,6 @@ from services.ops.console.views.kinds import kind
 from services.ops.console.views.queues import Concern, health_concerns, queue_badge
 from services.ops.console.views.webhooks import DeliveryAnswer, EndpointAnswer
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.client import Endpoints
 from services.ops.endpoints.views import DeliveriesResent
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import WHILE_AWAY, Reconciliation, RecoveryCounts, RecoveryView, RoundView
@@ -30,6 +29,7 @@ from services.ops.subscriptions.views import NoManagement, SubscriptionView
 from shared.contract.answers import Page
 from shared.contract.errors import DependencyDown
 from shared.contract.health import ProcessState, how_to_start
+from shared.runtime.client import HttpClient
 from shared.runtime.description import raises
 from shared.runtime.http import Api, Router
 from tests.console import TOKENS, Browser, signed_in
@@ -265,8 +265,8 @@ class Told:
 async def at_endpoint(told: Told, *, token: str = OPERATOR) -> AsyncIterator[Browser]:
     """A browser of the screen of an endpoint, with the real routes between it and the notifier."""
     app = notifier(told=told)
-    async with Endpoints("http://notifier", TOKENS[0], transport=httpx.ASGITransport(app)) as endpoints:
-        api = create_api(endpoints_router(endpoints, told.audit), tokens=TOKENS)
+    async with HttpClient("http://notifier/v1", transport=httpx.ASGITransport(app)) as http:
+        api = create_api(endpoints_router(http, told.audit), tokens=TOKENS)
         async with signed_in(api, app, token=token) as browser:
             yield browser
 

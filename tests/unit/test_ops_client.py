@@ -16,7 +16,7 @@ from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
 from services.state.requests import FindTrainings, RollBack, Withdraw
 from shared.contract.preview import Message
-from shared.runtime.client import ServiceDown, ServiceFailed
+from shared.runtime.client import HttpClient, ServiceDown, ServiceFailed
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
@@ -24,13 +24,15 @@ TOKEN = read_token("service/ops:a-token")
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
-def opened(state_url: str, token: Token = TOKEN, transport: httpx.AsyncBaseTransport | None = None) -> Services:
-    return Services(
-        state_url=state_url,
-        extractor_url="http://extractor",
-        token=token,
-        transport=transport,
-    )
+@contextlib.asynccontextmanager
+async def opened(
+    state_url: str, token: Token = TOKEN, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Services]:
+    async with (
+        HttpClient(f"{state_url}/v1", token=token.secret, transport=transport) as state,
+        HttpClient("http://extractor", token=token.secret, transport=transport) as extractor,
+    ):
+        yield Services(state, extractor, may_speak_for_others=token.caller.may_speak_for_others)
 
 
 @contextlib.asynccontextmanager

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -23,9 +22,9 @@ from services.ops.console.session import Session
 from shared.contract.answers import KIND_PREFIX, Problem
 from shared.runtime.client import HttpClient, ServiceDown, quoted, read, token_refused, unexpected
 from shared.runtime.middleware import PERSON
-from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
+from shared.runtime.tokens import ON_BEHALF_OF, from_header, to_header
 
-__all__ = ["BY_BUTTON", "Api", "Apis", "Clients", "Parts", "Refused", "ServiceDown", "quoted"]
+__all__ = ["BY_BUTTON", "Api", "Apis", "Clients", "Parts", "Refused", "ServiceDown", "in_process", "quoted"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -159,33 +158,21 @@ class Apis:
 
 
 class Clients:
-    """The console's clients, as an async context manager."""
+    """The console's clients."""
 
     def __init__(
-        self,
-        ops: ASGIApp,
-        *,
-        state_url: str,
-        notifier_url: str,
-        token: Token,
-        audit: Audit,
-        transport: httpx.AsyncBaseTransport | None = None,
+        self, ops: HttpClient, state: HttpClient, notifier: HttpClient, audit: Audit, *, may_speak_for_others: bool
     ) -> None:
-        """*ops* is the API of this process; *token* is for the others, which *transport* leads to in a test."""
-        self._ops = HttpClient("http://ops", transport=httpx.ASGITransport(_InPerson(ops), raise_app_exceptions=False))
-        self._state = HttpClient(f"{state_url}/v1", token=token.secret, transport=transport)
-        self._notifier = HttpClient(f"{notifier_url}/v1", token=token.secret, transport=transport)
-        self._may_speak_for_others = token.caller.may_speak_for_others
+        """
+        Ask *ops* (see `in_process`), *state* and *notifier*, each at ``/v1``.
+
+        *may_speak_for_others*: the token of the last two may name the person for whom it asks.
+        """
+        self._ops = ops
+        self._state = state
+        self._notifier = notifier
         self._audit = audit
-        self._open = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        for client in (self._ops, self._state, self._notifier):
-            await self._open.enter_async_context(client)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._open.aclose()
+        self._may_speak_for_others = may_speak_for_others
 
     def of(self, session: Session) -> Apis:
         """Return the APIs as the person of *session* may use them."""
@@ -200,6 +187,11 @@ class Clients:
             audit=self._audit,
             by="" if self._may_speak_for_others else f" (by {session.name})",
         )
+
+
+def in_process(api: ASGIApp) -> HttpClient:
+    """Return a client of ops' API within this process."""
+    return HttpClient("http://ops", transport=httpx.ASGITransport(_InPerson(api), raise_app_exceptions=False))
 
 
 class _InPerson:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final, TypeVar
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from services.ops.audit.first import Entry, NoteOutcome, noted_first
 from services.ops.audit.views import Audit
-from services.ops.endpoints.client import Endpoints
 from services.ops.endpoints.views import (
     AddEndpoint,
     ChangeEndpoint,
@@ -27,13 +27,20 @@ from services.ops.endpoints.views import (
     ResendDeliveries,
     SecretMade,
 )
+from shared.contract.answers import said_in
+from shared.runtime.client import HttpClient, read, token_refused
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Key, Router
 from shared.runtime.tokens import Caller
 
+M = TypeVar("M", bound=BaseModel)
 
-def endpoints_router(endpoints: Endpoints, audit: Audit) -> Router:
-    router, routes = Router("webhook endpoints"), _Routes(endpoints, audit)
+_SECONDS: Final = 30.0
+_LIMIT_BYTES: Final = 1024 * 1024
+
+
+def endpoints_router(notifier: HttpClient, audit: Audit) -> Router:
+    router, routes = Router("webhook endpoints"), _Routes(notifier, audit)
     one = "/webhook-endpoints/{endpoint_id}"
     router.post("/webhook-endpoints")(routes.add_endpoint)
     router.patch(one)(routes.edit_endpoint)
@@ -48,7 +55,7 @@ def endpoints_router(endpoints: Endpoints, audit: Audit) -> Router:
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    notifier: Endpoints
+    notifier: HttpClient
     audit: Audit
 
     @raises(EndpointRefused)
@@ -56,7 +63,7 @@ class _Routes:
         """Add an endpoint. Its signing secret is in this response only."""
         wanted = body.model_dump(mode="json", exclude={"reason"})
         async with self._noted(asker, "added", body.url, body, asked=_said(wanted["events"]), key=key):
-            made = await self.notifier.ask(SecretMade, "POST", "", wanted, key=key)
+            made = await self._ask(SecretMade, "POST", "", wanted, key=key)
             # Before, it has no id.
             await self.audit(*_entry(asker, "added", made.id, body), f"added: {body.url}", key=key)
             return made
@@ -67,7 +74,7 @@ class _Routes:
     ) -> EndpointRemoved:
         """Remove an endpoint with its deliveries. Those that wait are not made."""
         async with self._noted(asker, "removed", endpoint_id, because, asked="removed", key=None) as note_outcome:
-            removed = await self.notifier.ask(EndpointRemoved, "DELETE", f"/{endpoint_id}")
+            removed = await self._ask(EndpointRemoved, "DELETE", f"/{endpoint_id}")
             await note_outcome(f"removed: {removed.url}")
             return removed
 
@@ -75,7 +82,7 @@ class _Routes:
     async def rotate_secret(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None) -> SecretMade:
         """Make a new signing secret, which is in this response only. Only the one before signs as well, for a day."""
         async with self._noted(asker, "secret_rotated", endpoint_id, body, asked="a new secret", key=key):
-            return await self.notifier.ask(SecretMade, "POST", f"/{endpoint_id}/rotate-secret", key=key)
+            return await self._ask(SecretMade, "POST", f"/{endpoint_id}/rotate-secret", key=key)
 
     @raises(EndpointRefused)
     async def test_endpoint(
@@ -83,7 +90,7 @@ class _Routes:
     ) -> DeliveryOfTest:
         """Deliver a test event, which is no fact about a user."""
         async with self._noted(asker, "tested", endpoint_id, body, asked="a test", key=key):
-            return await self.notifier.ask(DeliveryOfTest, "POST", f"/{endpoint_id}/test", key=key)
+            return await self._ask(DeliveryOfTest, "POST", f"/{endpoint_id}/test", key=key)
 
     @raises(EndpointRefused)
     async def edit_endpoint(
@@ -96,7 +103,7 @@ class _Routes:
         status = body.status
         moved = self._noted(asker, status, endpoint_id, body, asked=status, key=key) if status else nullcontext()
         async with edited, moved:
-            return await self.notifier.ask(EndpointEdited, "PATCH", f"/{endpoint_id}", changes, key=key)
+            return await self._ask(EndpointEdited, "PATCH", f"/{endpoint_id}", changes, key=key)
 
     @raises(EndpointRefused)
     async def enable_endpoint(
@@ -105,7 +112,7 @@ class _Routes:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
         async with self._noted(asker, "enabled", endpoint_id, body, asked="enabled", key=key):
             enabled = {"status": "enabled"}
-            return await self.notifier.ask(EndpointEnabled, "PATCH", f"/{endpoint_id}", enabled, key=key)
+            return await self._ask(EndpointEnabled, "PATCH", f"/{endpoint_id}", enabled, key=key)
 
     @raises(EndpointRefused)
     async def resend_deliveries(
@@ -119,10 +126,10 @@ class _Routes:
         wanted = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
         path = f"/{endpoint_id}/resend"
         if body.dry_run:
-            return await self.notifier.ask(DeliveriesResent, "POST", path, wanted, key=key)
+            return await self._ask(DeliveriesResent, "POST", path, wanted, key=key)
         which = f"{'deliveries' if body.all else 'failed deliveries'} since {body.since.isoformat()}"
         async with self._noted(asker, "resent", endpoint_id, body, asked=which, key=key) as note_outcome:
-            sent = await self.notifier.ask(DeliveriesResent, "POST", path, wanted, key=key)
+            sent = await self._ask(DeliveriesResent, "POST", path, wanted, key=key)
             rest = "" if sent.next_since is None else f"; not those since {sent.next_since.isoformat()}"
             await note_outcome(f"{sent.deliveries} {which} sent again{rest}")
             return sent
@@ -134,9 +141,41 @@ class _Routes:
         """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
         asked, path = f"delivery {delivery_id}", f"/{endpoint_id}/deliveries/{delivery_id}/resend"
         async with self._noted(asker, "resent", endpoint_id, body, asked=asked, key=key) as note_outcome:
-            sent = await self.notifier.ask(DeliveryResent, "POST", path, key=key)
+            sent = await self._ask(DeliveryResent, "POST", path, key=key)
             await note_outcome(f"{sent.event} {sent.event_id} sent again")
             return sent
+
+    async def _ask(
+        self,
+        kind: type[M],
+        method: str,
+        path: str,
+        body: Mapping[str, JsonValue] | None = None,
+        *,
+        key: str | None = None,
+    ) -> M:
+        """
+        Return the notifier's answer to a change, which is made once for each *key*; *path* is below the endpoints.
+
+        Raises:
+            EndpointRefused: if the notifier refuses it.
+            ServiceDown: if it does not answer.
+
+        """
+        response = await self.notifier.request(
+            method,
+            f"/webhook-endpoints{path}",
+            body=body,
+            headers={"Idempotency-Key": key},
+            seconds=_SECONDS,
+            deadline_seconds=_SECONDS,
+            limit_bytes=_LIMIT_BYTES,
+        )
+        if refused := token_refused(response):
+            raise refused
+        if response.is_client_error:
+            raise EndpointRefused(f"the notifier refuses it: {said_in(response.content)}")
+        return read(kind, response)
 
     def _noted(
         self, asker: Caller, done: str, endpoint: UUID | str, because: ChangeEndpoint, *, asked: str, key: str | None

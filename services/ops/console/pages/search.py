@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from services.ops.console.client import Apis, Parts, Refused
 from services.ops.console.console import Console, page_route
-from services.ops.console.views.search import LetterHit, SearchAnswer, page_of
+from services.ops.console.views.search import Hit, LetterHit, SearchAnswer, page_of
 from services.ops.letters.views import LetterLine
 
 _NUMBER: Final = re.compile(r"#?([0-9]{1,18})")
@@ -32,7 +32,7 @@ async def _search(console: Console, request: Request) -> Response:
         return await console.render(request, "search.html", text="", hits=[], is_complete=True, away={})
     apis, parts = console.apis(request), Parts()
     letters, found = await asyncio.gather(_letter(apis, text), parts.of(_STATES, _trainings(apis, text)))
-    hits = [*letters, *(found.items if found else ())]
+    hits: list[Hit | LetterHit] = [*letters, *(found.items if found else ())]
     is_complete = found is not None and found.is_complete
     only = page_of(text, hits, is_complete=is_complete)
     if only is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from markupsafe import Markup
 from pydantic import BaseModel
@@ -103,7 +104,8 @@ class StatisticsAnswer(BaseModel):
         return charts.lines([("info", median), ("quiet", slowest)], sentence=f"From webhook to swap: {within}.")
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """A stage with its trainings."""
 
     name: str

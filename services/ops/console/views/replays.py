@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from markupsafe import Markup
 from pydantic import JsonValue
@@ -45,7 +46,8 @@ _VERBS: Final[Mapping[Status, Sequence[str]]] = {
 }
 
 
-class Count(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Count:
     """How many dead letters have an outcome."""
 
     outcome: Outcome
