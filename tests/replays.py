@@ -20,7 +20,7 @@ from services.ops.replays.plan import Outcome, Status, Step
 from services.ops.replays.records import NewReplay, Revert
 from services.ops.replays.store import Store
 from services.ops.replays.streams import ReplayStreams
-from services.ops.replays.views import ReplayView
+from services.ops.replays.views import ReplayView, StartReplay
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, Envelope
 from shared.contract.errors import DependencyDown
@@ -90,18 +90,26 @@ async def archive_many(database_url: str, count: int, **kwargs: Any) -> list[int
     return await archive(database_url, *(letter_of(ready(f"t{number}")) for number in range(1, count + 1)), **kwargs)
 
 
-def order(letters: Sequence[int] | Filter, *, steps: Sequence[Step] = ("rest",), **changes: Any) -> NewReplay:
-    known: dict[str, Any] = {
-        "id": uuid4(),
-        "actor": "ada",
-        "reason": "the bug is fixed",
-        "selection": {},
-        "letters": letters,
-        "rate_per_second": 1000.0,
-        "steps": steps,
-        "stop_share": 0.2,
-    }
-    return NewReplay(**{**known, **changes})
+def order(
+    letters: Sequence[int] | Filter,
+    *,
+    steps: Sequence[Step] = ("rest",),
+    rate_per_second: float = 1000.0,
+    stop_share: float = 0.2,
+    is_dry_run: bool = False,
+    edited_body: bytes | None = None,
+    reason: str = "the bug is fixed",
+) -> NewReplay:
+    wanted = StartReplay(
+        reason=reason,
+        letters=None if isinstance(letters, Filter) else tuple(letters),
+        filter=letters if isinstance(letters, Filter) else None,
+        rate_per_second=rate_per_second,
+        steps=tuple(steps),
+        stop_when_failed_share=stop_share,
+        dry_run=is_dry_run,
+    )
+    return NewReplay(uuid4(), "ada", wanted, edited_body)
 
 
 def settled(mark: str, effect: Effect = Effect.SWAPPED, **fields: Any) -> ReplaySettled:

@@ -28,8 +28,6 @@ from services.ops.replays.rounds import Services
 from services.ops.replays.store import Store
 from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.views import (
-    DEFAULT_RATE,
-    DEFAULT_STOP_SHARE,
     EditLetter,
     ReplayedLetterView,
     ReplayedUserView,
@@ -105,18 +103,7 @@ class _Replays:
 
         The same Idempotency-Key returns the same replay.
         """
-        new = NewReplay(
-            id=uuid4(),
-            actor=asker.name,
-            reason=body.reason,
-            selection=body.selection(),
-            letters=body.selected(),
-            rate_per_second=body.rate_per_second,
-            steps=body.steps,
-            stop_share=body.stop_when_failed_share,
-            is_dry_run=body.dry_run,
-        )
-        return await self._create(new, key, body.model_dump(mode="json"))
+        return await self._create(NewReplay(uuid4(), asker.name, body), key, body.model_dump(mode="json"))
 
     @raises(NoLetter, EditRefused, NothingSelected, KeyReused)
     async def edit_and_replay(self, number: _Number, body: EditLetter, asker: Asker, key: Key = None) -> ReplayView:
@@ -134,18 +121,8 @@ class _Replays:
             # The edited body is a part of the request's body.
             sent = (Mistake(pointer=f"#/body{each.pointer[1:]}", detail=each.detail) for each in error.mistakes)
             raise Invalid(*sent, kind=kind_of(error.code)) from error
-        new = NewReplay(
-            id=uuid4(),
-            actor=asker.name,
-            reason=body.reason,
-            selection={"letters": [number]},
-            letters=[number],
-            rate_per_second=DEFAULT_RATE,
-            steps=(1,),
-            stop_share=DEFAULT_STOP_SHARE,
-            is_dry_run=body.dry_run,
-            edited_body=text,
-        )
+        wanted = StartReplay(letters=(number,), steps=(1,), reason=body.reason, dry_run=body.dry_run)
+        new = NewReplay(uuid4(), asker.name, wanted, edited_body=text)
         return await self._create(new, key, {"edit": number, **body.model_dump(mode="json")})
 
     async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from pydantic import JsonValue
-
-from services.ops.letters.views import Filter
-from services.ops.replays.plan import Counts, Rules, SetModel, Status, Step, model_before
+from services.ops.replays.plan import Counts, Rules, SetModel, Status, model_before
+from services.ops.replays.views import StartReplay
 from shared.contract.errors import PermanentError
 
 
@@ -48,15 +46,7 @@ class NewReplay:
 
     id: UUID
     actor: str
-    reason: str
-    #: As in the request.
-    selection: Mapping[str, JsonValue]
-    #: Their numbers, or a filter.
-    letters: Sequence[int] | Filter
-    rate_per_second: float
-    steps: Sequence[Step]
-    stop_share: float
-    is_dry_run: bool = False
+    wanted: StartReplay
     #: Replaces the one dead letter's own body.
     edited_body: bytes | None = None
 

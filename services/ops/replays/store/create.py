@@ -92,11 +92,12 @@ async def _take_key(connection: Connection, key: IdempotencyKey, replay_id: UUID
 
 
 async def _create(connection: Connection, new: NewReplay) -> None:
-    found = await _select(connection, new.letters)
-    rows = [_row(letter, Outcome.PLANNED if new.is_dry_run else Outcome.WAITING) for letter in found]
-    if isinstance(new.letters, Sequence):
+    wanted, selected = new.wanted, new.wanted.selected()
+    found = await _select(connection, selected)
+    rows = [_row(letter, Outcome.PLANNED if wanted.dry_run else Outcome.WAITING) for letter in found]
+    if isinstance(selected, Sequence):
         known = {letter["number"] for letter in found}
-        rows += [_skipped(number, "there is no such dead letter") for number in new.letters if number not in known]
+        rows += [_skipped(number, "there is no such dead letter") for number in selected if number not in known]
     taken = [row.letter for row in rows if row.outcome != Outcome.SKIPPED]
     if not taken:
         raise NothingSelected(_why_nothing(rows))
@@ -107,22 +108,22 @@ async def _create(connection: Connection, new: NewReplay) -> None:
         _INSERT_REPLAY,
         new.id,
         new.actor,
-        new.reason,
-        json.dumps({**new.selection, "steps": list(new.steps)}),
-        new.rate_per_second,
-        step_ends(new.steps, len(taken)),
-        new.stop_share,
+        wanted.reason,
+        json.dumps({**wanted.selection(), "steps": list(wanted.steps)}),
+        wanted.rate_per_second,
+        step_ends(wanted.steps, len(taken)),
+        wanted.stop_when_failed_share,
         sorted({letter["fingerprint"] for letter in found}),
-        Status.PREVIEWING if new.is_dry_run else Status.RUNNING,
+        Status.PREVIEWING if wanted.dry_run else Status.RUNNING,
     )
     for some in slices(numbered):
         await connection.execute(_INSERT_LETTERS, new.id, new.edited_body, json.dumps(some))
-    if not new.is_dry_run:
+    if not wanted.dry_run:
         await take_letters(connection, new.id, taken)
-    action = "replay.planned" if new.is_dry_run else "replay.started"
+    action = "replay.planned" if wanted.dry_run else "replay.started"
     edit = ", edited" if new.edited_body is not None else ""
     outcome = f"{len(taken)} dead letters{edit}, {len(rows) - len(taken)} skipped"
-    await audit_replay(connection, new.id, new.actor, action, reason=new.reason, outcome=outcome)
+    await audit_replay(connection, new.id, new.actor, action, reason=wanted.reason, outcome=outcome)
 
 
 async def _select(connection: Connection, letters: Sequence[int] | Filter) -> list[Record]:
