@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.ops.migrate import ROLE
-from services.ops.replays.letter_outcome import LetterOutcome
+from services.ops.replays.outcomes import LetterOutcome
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store import Store
 from services.ops.replays.store.queries import LIST_REPLAYS

@@ -30,7 +30,7 @@ from services.ops.replays.records import (
 )
 from services.ops.replays.rounds import Previewer
 from services.ops.replays.store import Store
-from services.ops.replays.store.preview import NEXT_UNPREDICTED
+from services.ops.replays.store.send import NEXT_UNPREDICTED
 from services.ops.replays.store.undo import TO_REVERT, UNDONE
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from services.ops.replays.letter_outcome import describe, is_outcome
+from services.ops.replays.outcomes import describe, is_outcome
 from services.ops.replays.plan import (
     Counts,
     Done,

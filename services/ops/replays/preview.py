@@ -11,9 +11,8 @@ from typing import Final, Protocol
 import structlog
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.letter_outcome import LetterOutcome, goes_to_extractor, is_outcome, outcome_of, refused
 from services.ops.replays.messages import StoredLetter, message_of, translated
-from services.ops.replays.outcomes import read
+from services.ops.replays.outcomes import LetterOutcome, goes_to_extractor, is_outcome, outcome_of, read, refused
 from services.ops.replays.plan import Outcome
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed

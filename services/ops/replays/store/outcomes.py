@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.letter_outcome import is_outcome, model_name, outcome_of
+from services.ops.replays.outcomes import is_outcome, model_name, outcome_of
 from services.ops.replays.store.send import FAIL
 from services.ops.replays.store.session import ReplaySession
 from shared.contract.events import ModelReverted, ReplaySettled

@@ -1,5 +1,5 @@
 """
-Send a replay: claim the next dead letters, record what the broker confirmed, end it. Edge.
+What the engine needs: claim the next dead letters, record what the broker confirmed, end a replay; dry runs. Edge.
 
 No transaction is open while dead letters are published. `claim` gives the next ones to one process for a while: no
 other process sends dead letters of the replay until the claim is recorded, or has expired because the process died.
@@ -8,15 +8,19 @@ Those of an expired claim are sent again, with the same mark; consumers drop dup
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from services.ops.replays.messages import StoredLetter
+from services.ops.replays.outcomes import LetterOutcome
 from services.ops.replays.plan import Counts, Outcome, Rules, Status
 from services.ops.replays.records import Progress, Work
 from services.ops.replays.store.session import (
+    COUNTS,
     ReplaySession,
     find_status,
     reopen_letters,
@@ -56,7 +60,7 @@ _PUT_OFF: Final = """
     RETURNING id
 """
 #: The next dead letters with outcome $3, by position: at most $2 of them, and no more than $4 bytes after the first.
-NEXT_LETTERS: Final = """
+_NEXT_LETTERS: Final = """
     SELECT l.number, l.queue, l.headers, l.content_type, coalesce(w.edited_body, l.body) AS body, l.event_type,
            l.training_id, l.error_code, l.first_failed_at
     FROM (
@@ -73,10 +77,10 @@ NEXT_LETTERS: Final = """
     ORDER BY w.position
 """
 #: Dead letters of this size are held in memory at a time.
-BATCH_BYTES: Final = 8 * 1024 * 1024
+_BATCH_BYTES: Final = 8 * 1024 * 1024
 # A dead letter that fails again may be retried for hours, and its step waits: it comes after those that are to succeed.
-_NEXT: Final = NEXT_LETTERS.format(" AND r.predicted IS DISTINCT FROM 'failed'")
-_LAST: Final = NEXT_LETTERS.format("")
+_NEXT: Final = _NEXT_LETTERS.format(" AND r.predicted IS DISTINCT FROM 'failed'")
+_LAST: Final = _NEXT_LETTERS.format("")
 _CLAIM: Final = """
     UPDATE ops.replay_letters SET claimed_until = clock_timestamp() + make_interval(secs => $3)
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'waiting'
@@ -107,10 +111,34 @@ _CANCEL_UNSENT: Final = """
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'sent' AND claimed_until IS NOT NULL
     RETURNING letter
 """
+# A dry run that was started keeps its predictions. By position, so that those before are not read again each time.
+NEXT_UNPREDICTED: Final = _NEXT_LETTERS.format(
+    """ AND r.predicted IS NULL AND r.letter <> ALL($6::bigint[])
+              AND r.position > coalesce((SELECT position FROM ops.replay_letters
+                                         WHERE replay_id = $1 AND letter = $5::bigint), 0)"""
+)
+_PREDICT: Final = """
+    UPDATE ops.replay_letters r SET
+        predicted = p.outcome, predicted_detail = p.detail, user_id = coalesce(p.user_id, r.user_id), stage = p.stage,
+        generation = p.generation, model = p.model, previous = p.previous
+    FROM json_to_recordset($2::json) AS p (
+        letter bigint, outcome text, detail text, user_id text, stage text, generation bigint, model text,
+        previous text)
+    WHERE r.replay_id = $1 AND r.letter = p.letter AND r.outcome = 'planned'
+"""
+_END_PREVIEW: Final = "UPDATE ops.replays SET status = 'previewed', trouble = '' WHERE id = $1"
+# Not one whose dead letters are being changed: a transaction that changed some of them holds the row, too.
+_LOCK_UNCOUNTED: Final = """
+    SELECT id FROM ops.replays
+    WHERE counts IS NULL AND status NOT IN ('previewing', 'running') AND undo_status IS DISTINCT FROM 'undoing'
+    ORDER BY number DESC LIMIT 1
+    FOR UPDATE SKIP LOCKED
+"""
+_KEEP_COUNTS: Final = f"UPDATE ops.replays r SET counts = {COUNTS} WHERE id = $1"  # noqa: S608 (our own columns)
 
 
 class Sending(ReplaySession):
-    """What the engine needs to send dead letters."""
+    """What the engine needs to send dead letters, to predict them, and to keep counts."""
 
     async def at_work(self) -> list[Work]:
         return [Work(**{**row, "status": Status(row["status"])}) for row in await self._fetch(_AT_WORK)]
@@ -145,7 +173,7 @@ class Sending(ReplaySession):
         """
 
         async def work(connection: Connection) -> list[StoredLetter]:
-            of_these = (replay_id, limit, Outcome.WAITING, BATCH_BYTES)
+            of_these = (replay_id, limit, Outcome.WAITING, _BATCH_BYTES)
             rows = await connection.fetch(_NEXT, *of_these) or await connection.fetch(_LAST, *of_these)
             if not await connection.fetchval(_PUT_OFF, replay_id, next_at, float(len(rows))):
                 return []
@@ -181,3 +209,42 @@ class Sending(ReplaySession):
                 await set_status(connection, replay_id, status, ITSELF, action, reason=reason, outcome=outcome)
 
         await self._transaction(work)
+
+    # Dry runs
+
+    async def to_preview(
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int]
+    ) -> list[StoredLetter]:
+        """Return the next dead letters of a dry run behind the dead letter *after*, except those in *without*."""
+        rows = await self._fetch(NEXT_UNPREDICTED, replay_id, limit, Outcome.PLANNED, _BATCH_BYTES, after, without)
+        return [to_stored_letter(row) for row in rows]
+
+    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None:
+        """Store predictions, by the dead letters' numbers."""
+        rows = [
+            {**asdict(each), "letter": letter, "detail": clean(each.detail)} for letter, each in predictions.items()
+        ]
+        await self._execute(_PREDICT, replay_id, json.dumps(rows))
+
+    async def end_preview(self, replay_id: UUID) -> None:
+        """Set a dry run to previewed: every dead letter has its prediction."""
+
+        async def work(connection: Connection) -> None:
+            if await find_status(connection, replay_id) is Status.PREVIEWING:
+                await connection.execute(_END_PREVIEW, replay_id)
+
+        await self._transaction(work)
+
+    # Counts, which the database forgets once a dead letter of the replay changes
+
+    async def keep_counts(self) -> bool:
+        """Count the newest replay at rest whose counts are not kept; False if there is none."""
+
+        async def work(connection: Connection) -> bool:
+            replay_id = await connection.fetchval(_LOCK_UNCOUNTED)
+            if replay_id is not None:
+                # A statement of its own, which sees what was committed before the lock was had.
+                await connection.execute(_KEEP_COUNTS, replay_id)
+            return replay_id is not None
+
+        return await self._transaction(work)

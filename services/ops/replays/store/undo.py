@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from services.ops.replays.letter_outcome import model_name
+from services.ops.replays.outcomes import model_name
 from services.ops.replays.plan import UNDOABLE, SetModel
 from services.ops.replays.records import NotNow, Revert
 from services.ops.replays.store.session import (
