@@ -29,10 +29,9 @@ from services.ops.processes.api import processes_router
 from services.ops.processes.client import Running
 from services.ops.reconcile.actions import Publish
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.reconciler import Look, Reconciler
 from services.ops.reconcile.store import Store as Recoveries
-from services.ops.reconcile.trainings import Limits
+from services.ops.reconcile.trainings import CallBudget, Limits
 from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
@@ -181,7 +180,6 @@ def _running(settings: OpsSettings, own: Report, management: Management | None) 
             "notifier": settings.notifier_url,
         },
         own,
-        name="ops",
         version=version("modelswap"),
         amqp_url=settings.amqp_url.get_secret_value(),
         management=management,

@@ -199,7 +199,7 @@ def _alone() -> Running:
     """Ops without the other processes and RabbitMQ."""
     report = reporter({})
     nowhere = "amqp://127.0.0.1:1/"
-    return Running({}, report, name="ops", version="1", amqp_url=nowhere, management=None, topology=topology())
+    return Running({}, report, version="1", amqp_url=nowhere, management=None, topology=topology())
 
 
 @contextlib.asynccontextmanager

@@ -92,7 +92,6 @@ def running(
     return Running(
         addresses or {},
         itself,
-        name="ops",
         version=VERSION,
         amqp_url=amqp_url,
         management=management,
@@ -254,9 +253,7 @@ async def test_checks_that_hang_do_not_hang_the_answer():
         await asyncio.Event().wait()
         return await itself()
 
-    ops = Running(
-        {}, hangs, name="ops", version=VERSION, amqp_url="", management=None, topology=PLAN, deadline_seconds=0.05
-    )
+    ops = Running({}, hangs, version=VERSION, amqp_url="", management=None, topology=PLAN, deadline_seconds=0.05)
 
     (seen,) = (await told(ops, "/processes"))["processes"]
 
@@ -272,7 +269,7 @@ async def test_many_who_ask_at_once_cause_one_look():
         looks += 1
         return await itself()
 
-    ops = Running({}, look, name="ops", version=VERSION, amqp_url="", management=None, topology=PLAN)
+    ops = Running({}, look, version=VERSION, amqp_url="", management=None, topology=PLAN)
 
     await asyncio.gather(*(ops.processes() for _ in range(20)))
 

@@ -16,10 +16,9 @@ from structlog.testing import capture_logs
 
 from services.ops.migrate import ROLE
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.reconcile.store import Store
-from services.ops.reconcile.trainings import Limits, Memory, Stage, Unfinished
+from services.ops.reconcile.trainings import CallBudget, Limits, Memory, Stage, Unfinished
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryOutcome
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
 from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait, plan
 from services.ops.reconcile.trainings import (
+    CallBudget,
     Limits,
     Memory,
     Stage,

@@ -7,9 +7,8 @@ import asyncio
 import pytest
 
 from services.ops.subscriptions.answers import BoundAnswer
-from services.ops.subscriptions.blocking import described, why_blocking
 from services.ops.subscriptions.views import SubscriptionView
-from services.ops.subscriptions.watcher import SubscriptionsWatch
+from services.ops.subscriptions.watcher import SubscriptionsWatch, described
 from shared.runtime import telemetry
 from shared.runtime.client import ServiceDown
 from tests.counts import counted
@@ -29,7 +28,7 @@ from tests.counts import counted
 def test_a_queue_that_rejects_or_is_down_can_block(overflow, state, says):
     queue = BoundAnswer.model_validate({"name": "q", "state": state, "arguments": {"x-overflow": overflow}})
 
-    assert why_blocking(queue) == says
+    assert queue.why_blocking == says
 
 
 def test_many_queues_are_counted_not_listed():

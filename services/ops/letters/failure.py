@@ -39,16 +39,16 @@ class Failure:
     """Where a message failed, how, and how often."""
 
     queue: str
-    exchange: str
     routing_key: str
-    code: str
-    #: The error's class.
-    kind: str
     text: str
-    traceback: str
     attempts: int
     first_at: datetime
     last_at: datetime
+    exchange: str = ""
+    code: str = _UNKNOWN
+    #: The error's class.
+    kind: str = "Unknown"
+    traceback: str = ""
 
 
 def failure_of(message: Message, now: datetime) -> Failure:
@@ -60,12 +60,8 @@ def failure_of(message: Message, now: datetime) -> Failure:
         return _from_rabbitmqs_headers(message, tables, now)
     return Failure(
         queue=to_name(message.routing_key) or _UNKNOWN,
-        exchange="",
         routing_key=clean(message.routing_key, NAME_LIMIT),
-        code=_UNKNOWN,
-        kind="Unknown",
         text="its headers do not say why it was dead-lettered",
-        traceback="",
         attempts=to_count(headers.get(ATTEMPT)),
         first_at=now,
         last_at=now,
@@ -110,7 +106,6 @@ def _from_rabbitmqs_headers(message: Message, deaths: list[Mapping[str, Any]], n
             if crashed
             else f"RabbitMQ dead-lettered it: {reason}"
         ),
-        traceback="",
         attempts=to_count(message.headers.get(ATTEMPT)),
         first_at=to_time(message.headers.get(FAILED_AT)) or at,
         last_at=at,

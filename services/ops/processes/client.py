@@ -26,6 +26,7 @@ from shared.runtime.processes import look_at, oldest_deliveries
 
 T = TypeVar("T")
 
+_OURSELVES: Final = "ops"
 #: For each process, and for RabbitMQ.
 _DEADLINE_SECONDS: Final = 3.0
 #: How long an answer is given to others who ask the same.
@@ -58,21 +59,15 @@ class Running:
         addresses: Mapping[str, str],
         itself: Callable[[], Awaitable[Health]],
         *,
-        name: str,
         version: str,
         amqp_url: str,
         management: Management | None,
         topology: Topology,
         deadline_seconds: float = _DEADLINE_SECONDS,
     ) -> None:
-        """
-        Prepare to look.
-
-        *addresses* are those of the other processes; *name* and *version* are this one's, and *itself* is its health.
-        """
+        """*addresses* are those of the other processes; *version* is this one's, and *itself* its health."""
         self._addresses = addresses
         self._itself = itself
-        self._name = name
         self._version = version
         self._amqp_url = amqp_url
         self._management = management
@@ -110,7 +105,7 @@ class Running:
     async def _look(self) -> Mapping[str, Seen]:
         looks = (look_at(*each, self._version, seconds=self._deadline_seconds) for each in self._addresses.items())
         *others, itself = await asyncio.gather(*looks, self._look_at_itself())
-        return {**dict(zip(self._addresses, others, strict=True)), self._name: itself}
+        return {**dict(zip(self._addresses, others, strict=True)), _OURSELVES: itself}
 
     async def _look_at_itself(self) -> Seen:
         try:
@@ -118,8 +113,8 @@ class Running:
                 health = await self._itself()
         except TimeoutError:
             detail = f"its checks did not end within {self._deadline_seconds:g} s: what it depends on hangs"
-            return Seen(ProcessState.NOT_READY, detail, f"Postgres may be frozen; log of {self._name}")
-        return judge(self._name, health, self._version, oldest_deliveries(generate_latest().decode(), self._name))
+            return Seen(ProcessState.NOT_READY, detail, f"Postgres may be frozen; log of {_OURSELVES}")
+        return judge(_OURSELVES, health, self._version, oldest_deliveries(generate_latest().decode(), _OURSELVES))
 
     def _process(self, name: str, seen: Seen) -> ProcessView:
         health = seen.health

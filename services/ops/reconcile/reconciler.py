@@ -19,11 +19,11 @@ from uuid import UUID
 import structlog
 
 from services.ops.reconcile.actions import Actions, Publish, Replicate, State
-from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
 from services.ops.reconcile.plan import Report, Step, plan
 from services.ops.reconcile.store import Store, Turn
 from services.ops.reconcile.trainings import (
+    CallBudget,
     Limits,
     Memory,
     Unfinished,

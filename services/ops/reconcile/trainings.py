@@ -1,8 +1,8 @@
-"""A training that has not ended, as state shows it, and when it is overdue. Pure."""
+"""A training that has not ended, as state shows it, when it is overdue, and how often Replicate is asked. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -90,6 +90,28 @@ class Limits:
         started = training.started_at
         is_credible = started is not None and abs(started - training.requested_at) <= self.give_up_after
         return started if started is not None and is_credible else training.requested_at
+
+
+@dataclass(slots=True)
+class CallBudget:
+    """Calls to Replicate: a token bucket of *per_minute* calls, refilled within a minute."""
+
+    per_minute: int
+    left: float = field(init=False)
+    _then: float | None = None
+
+    def __post_init__(self) -> None:
+        self.left = float(self.per_minute)
+
+    def spend(self, now: float) -> bool:
+        """Take one call at *now* (seconds of a monotonic clock); False if none is left."""
+        passed = now - (now if self._then is None else self._then)
+        self._then = now
+        self.left = min(float(self.per_minute), self.left + passed * self.per_minute / 60)
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from services.ops.arrivals import Arrivals
 from services.ops.queues import PageAnswer, Q, QueueAnswer
 from services.ops.subscriptions.answers import Binding, Bindings, BoundAnswer, PoliciesAnswer
-from services.ops.subscriptions.blocking import why_blocking
 from services.ops.subscriptions.plan import (
     OVERFLOW,
     OVERFLOW_LENGTH,
@@ -84,7 +83,7 @@ class Subscriptions:
         bound = await self._bound_queues()
         # From the list: asked for one queue alone, RabbitMQ 4.3 says that it runs while its node is down (2026-11).
         queues = await self._list(PageAnswer[BoundAnswer], {"columns": _BOUND_COLUMNS}) if bound else []
-        reasons = (why_blocking(queue) for queue in queues if queue.name in bound)
+        reasons = (queue.why_blocking for queue in queues if queue.name in bound)
         return sorted(reason for reason in reasons if reason)
 
     async def _bound_queues(self) -> set[str]:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from services.ops.subscriptions.blocking import described
 from services.ops.subscriptions.views import SubscriptionView
 from shared.runtime import telemetry
 from shared.runtime.periodic import run_periodically
 
 _EVERY_SECONDS: Final = 30.0
+_SHOWN: Final = 5
 
 
 class Subscriptions(Protocol):
@@ -49,3 +49,11 @@ class SubscriptionsWatch:
 
     async def _note(self, trouble: str | None) -> None:
         self._trouble = trouble
+
+
+def described(reasons: Sequence[str]) -> str | None:
+    """Return *reasons* as one sentence for operators; None if there is none."""
+    if not reasons:
+        return None
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return f"queues bound to modelswap.events can hold up all subscribers: {'; '.join(reasons[:_SHOWN])}{more}"
