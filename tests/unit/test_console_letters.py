@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.ops.console.views.audit import Entry, target_address
-from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
+from services.ops.console.views.bodies import SHOWN_BYTES, Letter, diff, pretty
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, moment, pager
 from services.ops.console.views.letters import (
     Group,
@@ -27,7 +27,6 @@ from services.ops.letters.views import (
     Changed,
     Facet,
     LetterStatus,
-    LetterView,
     Suggestions,
     ValueCount,
 )
@@ -224,12 +223,12 @@ def test_a_drop_says_what_it_would_change():
 # Bodies
 
 
-def letter(body: bytes, *, whole: int | None = None, text: str | None = None) -> LetterView:
+def letter(body: bytes, *, whole: int | None = None, text: str | None = None) -> Letter:
     try:
         text = body.decode() if text is None else text
     except UnicodeDecodeError:
         text = None
-    return LetterView(
+    return Letter(
         **dict.fromkeys(("event_type", "event_id", "training_id", "user_id", "replay_id", "content_type")),
         **dict.fromkeys(("first_failed_at", "last_failed_at", "archived_at", "status_at"), NOW),
         **dict.fromkeys(("queue", "error_code", "error_class", "error_text", "fingerprint", "exchange"), "x"),
@@ -247,30 +246,30 @@ def letter(body: bytes, *, whole: int | None = None, text: str | None = None) ->
 
 
 def test_a_json_body_is_a_tree_text_and_bytes():
-    body = body_of(letter(b'{"a": [1, null]}'))
+    body = letter(b'{"a": [1, null]}')
 
-    assert (body.tree, body.text, body.is_cut) == ({"a": [1, None]}, '{"a": [1, null]}', False)
+    assert (body.tree, body.body_text, body.is_cut) == ({"a": [1, None]}, '{"a": [1, null]}', False)
     assert body.dump[0].bytes.startswith("7b 22 61 22")
     assert body.dump[0].text == '{"a": [1, null]}'
 
 
 def test_a_binary_body_is_bytes_alone():
-    body = body_of(letter(b"\xff\x00A" * 10))
+    body = letter(b"\xff\x00A" * 10)
 
-    assert (body.tree, body.text, len(body.dump)) == (None, None, 2)
+    assert (body.tree, body.body_text, len(body.dump)) == (None, None, 2)
     assert body.dump[0].text == "··A··A··A··A··A·"
 
 
 def test_of_a_large_body_the_beginning_is_no_tree():
-    body = body_of(letter(b'{"a": "' + b"x" * SHOWN_BYTES, whole=10_000_000))
+    body = letter(b'{"a": "' + b"x" * SHOWN_BYTES, whole=10_000_000)
 
-    assert (body.is_cut, body.tree, body.size_bytes) == (True, None, 10_000_000)
+    assert (body.is_cut, body.tree, body.body_bytes) == (True, None, 10_000_000)
     assert body.undumped_bytes == 10_000_000 - 2048
 
 
 @pytest.mark.parametrize("text", ["[" * 100 + "]" * 100, json.dumps(list(range(5000))), "1", '"a"', "no", "[" * 60_000])
 def test_what_is_too_much_for_a_tree_is_text(text):
-    assert body_of(letter(text.encode())).tree is None
+    assert letter(text.encode()).tree is None
 
 
 def test_an_edit_is_shown_line_by_line():

@@ -19,8 +19,7 @@ from fastapi import FastAPI, HTTPException, Request
 from services.ops.api import create_api
 from services.ops.console.client import Parts
 from services.ops.console.views.kinds import kind
-from services.ops.console.views.queues import Concern, health_concerns, queue_badge
-from services.ops.console.views.webhooks import DeliveryAnswer, EndpointAnswer
+from services.ops.console.views.queues import Concern, DeliveryAnswer, EndpointAnswer, health_concerns, queue_badge
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.views import DeliveriesResent
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source

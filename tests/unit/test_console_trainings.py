@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from services.ops.api import create_api
 from services.ops.console.views import kinds
+from services.ops.console.views.queues import EventDeliveryAnswer
 from services.ops.console.views.timeline import FactAnswer, delivered, entries
 from services.ops.console.views.trainings import (
     ChangeAnswer,
@@ -19,7 +20,6 @@ from services.ops.console.views.trainings import (
     progress_of,
     user_path,
 )
-from services.ops.console.views.webhooks import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine, LetterStatus
 from services.state.timeline import FactKind
 from services.state.transitions import Stage

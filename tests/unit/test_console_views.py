@@ -8,13 +8,12 @@ import pytest
 from markupsafe import Markup
 
 from services.notifier.views import DeliveryStatus, EndpointStatus
+from services.ops.console.console import section_of
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
 from services.ops.console.views import charts, formats, kinds, now, search
-from services.ops.console.views.missed import WebhooksAnswer
-from services.ops.console.views.navigation import section_of
 from services.ops.console.views.now import CountsAnswer, HourStatistics, StageCount, StatisticsAnswer, SwapStatistics
 from services.ops.console.views.problems import problem_view
-from services.ops.console.views.queues import Concern
+from services.ops.console.views.queues import Concern, WebhooksAnswer
 from services.ops.console.views.search import Hit, SearchAnswer
 from services.ops.console.views.trainings import TrainingAnswer
 from services.ops.letters.views import LetterCounts, LetterStatus

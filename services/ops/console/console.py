@@ -19,7 +19,6 @@ from services.ops.console.client import Apis, Clients, Refused, ServiceDown, our
 from services.ops.console.forms import Form
 from services.ops.console.rendering import templates
 from services.ops.console.session import Flash, Session, Tone, csrf_token, open_flash, seal_flash
-from services.ops.console.views.navigation import SECTIONS, section_of
 from services.ops.console.views.problems import ProblemView, problem_view
 from services.ops.letters.views import LetterCounts
 from shared.contract.answers import Problem
@@ -34,6 +33,32 @@ SESSION: Final = "modelswap.console.session"
 FORM: Final = "modelswap.console.form"
 #: How often the count in the navigation is read, for all people.
 _COUNTED_EVERY: Final = timedelta(seconds=5)
+
+
+class Section(NamedTuple):
+    """One screen in the navigation; *key* is pressed after ``g``."""
+
+    path: str
+    title: str
+    key: str
+
+
+SECTIONS: Final = (
+    Section("/", "Now", "n"),
+    Section("/trainings", "Trainings", "t"),
+    Section("/dead-letters", "Dead letters", "d"),
+    Section("/replays", "Replays", "r"),
+    Section("/queues", "Queues", "q"),
+    Section("/audit", "Audit", "a"),
+)
+
+
+def section_of(path: str) -> str | None:
+    """Return the path of the section that *path* belongs to; None if it belongs to none."""
+    first = "/" + path.lstrip("/").partition("/")[0]
+    if first == "/users":
+        return "/trainings"
+    return first if any(first == section.path for section in SECTIONS) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
 from http import HTTPStatus
 from typing import Final
 
@@ -15,7 +14,7 @@ from starlette.routing import Route
 from services.ops.console.client import Api, Parts, Refused, quoted
 from services.ops.console.console import Console, Done, form_route, page_route, path_of
 from services.ops.console.views.audit import Entry
-from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
+from services.ops.console.views.bodies import SHOWN_BYTES, Letter, diff
 from services.ops.console.views.filters import LETTER_FIELDS, asked, chips, given, pager
 from services.ops.console.views.letters import (
     PATH,
@@ -30,13 +29,12 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import COOKIE, Look
 from services.ops.console.views.problems import ProblemView
-from services.ops.letters.letter import SEARCHED_BYTES, editable
+from services.ops.letters.letter import SEARCHED_BYTES
 from services.ops.letters.views import (
     Changed,
     LetterCounts,
     LetterLine,
     LetterStatus,
-    LetterView,
     Suggestions,
 )
 from services.ops.replays.views import ReplayOfLetterView, ReplayView
@@ -143,21 +141,17 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
 
 async def _show_one(console: Console, request: Request) -> Response:
     ops, parts = console.apis(request).ops, Parts()
-    letter = await ops.get(LetterView, _of(request), {"body_limit_bytes": str(SHOWN_BYTES)})
+    letter = await ops.get(Letter, _of(request), {"body_limit_bytes": str(SHOWN_BYTES)})
     target = f"dead letter {letter.number}"
     replays, entries = await asyncio.gather(
         parts.of("replays", ops.get(Page[ReplayOfLetterView], f"{_of(request)}/replays", {"limit": "20"})),
         parts.of("audit", ops.get(Page[Entry], "/audit", {"target": target, "limit": "20"})),
     )
-    body = body_of(letter)
-    whole = None if body.is_cut else body.text
+    whole = None if letter.is_cut else letter.body_text
     return await console.render(
         request,
         "letter.html",
         letter=letter,
-        body=body,
-        text=None if body.text is None else pretty(body.text) if body.tree is not None else body.text,
-        may_edit=not body.is_cut and _editable(letter) is not None,
         replays=[
             (each, None if each.edited_body is None or whole is None else diff(whole, each.edited_body))
             for each in (replays.items if replays else ())
@@ -175,8 +169,8 @@ async def _save_body(console: Console, request: Request) -> Response:
 async def _show_edit(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
     # One byte more than can be edited tells that the body is too large; the rest of it may be many MiB.
     query = {"body_limit_bytes": str(SEARCHED_BYTES + 1)}
-    letter = await console.apis(request).ops.get(LetterView, _of(request), query)
-    before = _editable(letter)
+    letter = await console.apis(request).ops.get(Letter, _of(request), query)
+    before = letter.editable
     typed = console.form(request) if problem else None
     return await console.render(
         request,
@@ -236,10 +230,6 @@ async def _find_group(ops: Api, fingerprint: str | None) -> Group | None:
         return None
     found = await ops.get(Page[Group], "/dead-letter-groups", {"fingerprint": fingerprint, "limit": "1"})
     return found.items[0] if found.items else None
-
-
-def _editable(letter: LetterView) -> str | None:
-    return editable(letter.queue, letter.content_type, b64decode(letter.body_base64))
 
 
 def _json(text: str) -> JsonValue:

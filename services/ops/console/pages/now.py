@@ -20,8 +20,7 @@ from services.ops.console.client import Api, Parts
 from services.ops.console.console import Console, page_route
 from services.ops.console.pages.queues import endpoints_of, subscriptions_of
 from services.ops.console.views import now as views
-from services.ops.console.views.missed import WebhooksAnswer
-from services.ops.console.views.queues import health_concerns
+from services.ops.console.views.queues import WebhooksAnswer, health_concerns
 from services.ops.console.views.trainings import UNDERWAY, TrainingAnswer
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, Queues

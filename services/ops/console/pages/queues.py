@@ -12,9 +12,14 @@ from starlette.routing import Route
 
 from services.ops.console.client import Apis, Parts
 from services.ops.console.console import Console, page_route
-from services.ops.console.views.missed import WebhooksAnswer
-from services.ops.console.views.queues import health_concerns, process_badge, queue_badge, subscription_badge
-from services.ops.console.views.webhooks import EndpointAnswer
+from services.ops.console.views.queues import (
+    EndpointAnswer,
+    WebhooksAnswer,
+    health_concerns,
+    process_badge,
+    queue_badge,
+    subscription_badge,
+)
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
 from services.ops.subscriptions.views import SubscriptionView

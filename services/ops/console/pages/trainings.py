@@ -18,6 +18,7 @@ from services.ops.console.client import BY_BUTTON, Api, Apis, Parts, Refused, Se
 from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.views.filters import address, asked, given, pager
 from services.ops.console.views.problems import ProblemView
+from services.ops.console.views.queues import EventDeliveryAnswer
 from services.ops.console.views.timeline import FactAnswer, TimelineAnswer, delivered, entries
 from services.ops.console.views.trainings import (
     STAGES,
@@ -27,7 +28,6 @@ from services.ops.console.views.trainings import (
     progress_of,
     training_path,
 )
-from services.ops.console.views.webhooks import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 

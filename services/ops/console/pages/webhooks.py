@@ -19,7 +19,7 @@ from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.letters import count_of
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.webhooks import PERIODS, STATUSES, DeliveryAnswer, EndpointAnswer
+from services.ops.console.views.queues import PERIODS, STATUSES, DeliveryAnswer, EndpointAnswer
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 from shared.contract.text import plural

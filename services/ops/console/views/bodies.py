@@ -7,12 +7,13 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Final
 
 from pydantic import JsonValue
 
-from services.ops.letters.letter import indented
+from services.ops.letters.letter import editable, indented
 from services.ops.letters.views import LetterView
 
 #: How much of a body is asked for, and shown as text.
@@ -36,42 +37,46 @@ class DumpLine:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A body."""
+class Letter(LetterView):
+    """A dead letter with its body, or the beginning of it."""
 
-    size_bytes: int
-    #: Whether only its beginning is here.
-    is_cut: bool
-    #: What a JSON object or list holds; None: it is neither, or too large to be shown as a tree.
-    tree: JsonValue
-    #: None: it is no text.
-    text: str | None
-    dump: Sequence[DumpLine]
-    #: Bytes beyond those of the dump.
-    undumped_bytes: int
+    @cached_property
+    def content(self) -> bytes:
+        return base64.b64decode(self.body_base64)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether only the beginning of the body is here."""
+        return len(self.content) < self.body_bytes
 
-def body_of(letter: LetterView) -> Body:
-    """Return the body of *letter*, which may be the beginning only."""
-    content = base64.b64decode(letter.body_base64)
-    is_cut = len(content) < letter.body_bytes
-    dumped = content[:_DUMPED_BYTES]
-    return Body(
-        size_bytes=letter.body_bytes,
-        is_cut=is_cut,
-        tree=None if is_cut or letter.body_text is None else _tree(letter.body_text),
-        text=letter.body_text,
-        dump=_dump(dumped),
-        undumped_bytes=letter.body_bytes - len(dumped),
-    )
+    @cached_property
+    def tree(self) -> JsonValue:
+        """What a JSON object or list holds; None: it is neither, or too large to be shown as a tree."""
+        if self.is_cut or self.body_text is None:
+            return None
+        parsed = parse(self.body_text)
+        return parsed if isinstance(parsed, dict | list) and is_small(parsed) else None
 
+    @cached_property
+    def text(self) -> str | None:
+        """The body as text, a tree with one field a line; None: it is no text."""
+        if self.body_text is None or self.tree is None:
+            return self.body_text
+        return pretty(self.body_text)
 
-def _tree(text: str) -> JsonValue:
-    parsed = parse(text)
-    if not isinstance(parsed, dict | list):
-        return None
-    return parsed if is_small(parsed) else None
+    @property
+    def dump(self) -> Sequence[DumpLine]:
+        return _dump(self.content[:_DUMPED_BYTES])
+
+    @property
+    def undumped_bytes(self) -> int:
+        """Bytes beyond those of the dump."""
+        return self.body_bytes - len(self.content[:_DUMPED_BYTES])
+
+    @property
+    def editable(self) -> str | None:
+        """What of it can be edited, as JSON; None: nothing."""
+        return editable(self.queue, self.content_type, self.content)
 
 
 def parse(text: str) -> JsonValue:

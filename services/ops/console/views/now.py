@@ -14,8 +14,7 @@ from pydantic import BaseModel
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number
 from services.ops.console.views.kinds import kind
-from services.ops.console.views.missed import WebhooksAnswer
-from services.ops.console.views.queues import REMEDY_OF_PAUSED, Concern
+from services.ops.console.views.queues import REMEDY_OF_PAUSED, Concern, WebhooksAnswer
 from services.ops.console.views.trainings import UNDERWAY
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation

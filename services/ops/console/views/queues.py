@@ -1,13 +1,18 @@
-"""The screen of queues and processes: the state of each, and what needs an operator. Pure."""
+"""The screens of queues, processes and webhooks: the state of each, and what needs an operator. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
+from uuid import UUID
 
-from services.ops.console.views.formats import number
-from services.ops.console.views.webhooks import EndpointAnswer
+from markupsafe import Markup
+from pydantic import BaseModel
+
+from services.ops.console.views import charts
+from services.ops.console.views.formats import NOTHING, number, percent
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView
 from services.ops.reconcile.views import WHILE_AWAY, Reconciliation
 from services.ops.subscriptions.views import SubscriptionView
@@ -24,9 +29,109 @@ _PROCESS: Final = {
     ProcessState.AWAY: ("bad", "away"),
     ProcessState.UNKNOWN: ("bad", "unknown"),
 }
+#: The statuses of deliveries, as they are offered.
+STATUSES: Final = ("failed", "retrying", "waiting", "queued", "delivered")
+#: How far back deliveries can be sent again: they are kept for 30 days.
+PERIODS: Final[Mapping[str, timedelta]] = {
+    "the last hour": timedelta(hours=1),
+    "the last day": timedelta(days=1),
+    "the last 7 days": timedelta(days=7),
+    "the last 30 days": timedelta(days=30),
+}
 _CONCERN: Final = ("bad", "warn")
 _RUNBOOK: Final = '"{}" in deploy/runbook.md'
 REMEDY_OF_PAUSED: Final = _RUNBOOK.format("A consumer waits")
+
+
+class EndpointAnswer(BaseModel):
+    """A webhook endpoint."""
+
+    id: UUID
+    url: str
+    events: Sequence[str]
+    description: str
+    status: str
+    status_at: datetime
+    failing_since: datetime | None
+    failed_attempts: int
+    last_success_at: datetime | None
+
+    @property
+    def state(self) -> str:
+        """Its status; also whether it has errors before it is disabled for them."""
+        return "errors" if self.status == "enabled" and self.failing_since is not None else self.status
+
+
+class DeliveryAnswer(BaseModel):
+    """The delivery of one event to one endpoint, and its last attempt."""
+
+    id: UUID
+    event: str
+    event_id: str
+    status: str
+    status_at: datetime
+    attempts: int
+    response_status: int | None
+    response: str | None
+    took_ms: int | None
+
+    @property
+    def last_attempt(self) -> str:
+        """The last attempt in a few words."""
+        if not self.attempts:
+            return "no attempt yet"
+        answered = "no response" if self.response_status is None else f"answered {self.response_status}"
+        return answered if self.took_ms is None else f"{answered} after {self.took_ms} ms"
+
+
+class EventDeliveryAnswer(DeliveryAnswer):
+    """The same, with the endpoint's address."""
+
+    url: str
+
+
+class WebhookStatistics(BaseModel):
+    """Trainings that ended, and those whose end no webhook reported."""
+
+    ended: int
+    missed: int
+    missed_share: float | None
+
+
+class HourWebhooks(WebhookStatistics):
+    """Ends of trainings in the hour from then on."""
+
+    hour: datetime
+
+
+class WebhooksAnswer(BaseModel):
+    """Ends of trainings in the last hours, the oldest first."""
+
+    total: WebhookStatistics
+    items: Sequence[HourWebhooks]
+
+    @property
+    def share(self) -> str:
+        return NOTHING if self.total.missed_share is None else percent(self.total.missed_share)
+
+    @property
+    def sentence(self) -> str:
+        period = f"In {plural(len(self.items), 'hour')}"
+        if not self.total.ended:
+            return f"{period}, no training ended."
+        ended = plural(self.total.ended, "training")
+        return f"{period}, {number(self.total.missed)} of {ended} ended without a webhook."
+
+    @property
+    def chart(self) -> Markup | None:
+        """Missed webhooks per hour; None if there are none."""
+        if not self.total.missed:
+            return None
+        points = [
+            charts.Point(each.missed, f"{number(each.missed)} of {number(each.ended)} missed", each.hour)
+            for each in self.items
+        ]
+        return charts.bars(points, sentence=f"Missed webhooks per hour: {self.sentence}", kind="warn")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, JsonValue
 
 from services.ops.console.views.formats import duration
 from services.ops.console.views.kinds import kind
-from services.ops.console.views.webhooks import EventDeliveryAnswer
+from services.ops.console.views.queues import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine
 from shared.contract.text import plural
 from shared.contract.values import Retries
