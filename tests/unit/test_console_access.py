@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from services.ops.api import create_api
 from services.ops.console import app as console_app
 from services.ops.console.attempts import FREE, LONGEST, Attempts
+from services.ops.console.console import page_route
 from services.ops.console.session import Flash, begin, csrf_token, from_cookie, open_flash, seal_flash, to_cookie
 from services.ops.letters.views import LetterCounts
 from shared.contract.errors import DependencyDown
@@ -256,11 +257,11 @@ async def writable(monkeypatch, token=OPERATOR, **options):
     seen = []
 
     def routes(console):
-        async def post(request):
-            seen.append((console.session(request).name, console.form(request).get("word")))
+        async def post(visit):
+            seen.append((visit.session.name, visit.form.get("word")))
             return Response("done")
 
-        return [Route("/word", post, methods=["POST"])]
+        return [page_route(console, "/word", post, method="POST")]
 
     monkeypatch.setattr(console_app, "SCREENS", (*console_app.SCREENS, routes))
     async with signed_in(an_api(), token=token, **options) as browser:

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.ops.console.client import Refused, forbidden, our_problem
-from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, as_problem, is_partial, path_of
+from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, Visit, as_problem, is_partial
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
 from services.ops.console.pages import (
     audit,
@@ -85,13 +85,14 @@ def create_console(console: Console) -> ASGIApp:
     """Return the application, to be mounted at ``/``."""
 
     async def failed(request: Request, error: Exception) -> Response:
+        visit = Visit(console, request)
         match error:
             case Refused() | TransientError():
-                return await console.show_problem(request, as_problem(error))
+                return await visit.show_problem(as_problem(error))
             case HTTPException():
-                return await console.show_problem(request, _problem_of(error), error.headers)
-        log.error("console.broken", path=path_of(request), exc_info=error)
-        return await console.show_problem(request, our_problem(500, "internal", "an internal error; it is logged"))
+                return await visit.show_problem(_problem_of(error), error.headers)
+        log.error("console.broken", path=visit.path, exc_info=error)
+        return await visit.show_problem(our_problem(500, "internal", "an internal error; it is logged"))
 
     app = Starlette(
         routes=[route for screen in SCREENS for route in screen(console)],
@@ -122,63 +123,65 @@ class _Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        request = Request(scope, receive)
-        refusal = await self._refusal(request)
+        refusal = await _refusal(Visit(self._console, Request(scope, receive)))
         await (self._app if refusal is None else refusal)(scope, receive, send_guarded)
 
-    async def _refusal(self, request: Request) -> Response | None:
-        """Return the response to a request that may not pass; put the session and the form into the others' scope."""
-        session = self._session(request)
-        if session is not None:
-            request.scope[SESSION] = session
-        is_open = path_of(request).startswith(_OPEN)
-        if session is None and not is_open:
-            return _to_sign_in(request)
-        if request.method in _READS:
-            return None
-        problem = await self._mistake(request, None if is_open else session)
-        return None if problem is None else await self._console.show_problem(request, problem)
 
-    async def _mistake(self, request: Request, session: Session | None) -> Problem | None:
-        """Return what is wrong with a posted form; with a *session* it must have the session's CSRF token."""
-        if not is_same_origin(request.headers):
-            return forbidden("the form was sent by another site")
-        try:
-            form = read_form(await request.body(), request.headers.get("content-type", ""))
-        except BadForm as error:
-            return our_problem(400, "bad-request", str(error))
-        except HTTPException as error:
-            return our_problem(413, "too-large", error.detail)
-        except ClientDisconnect:
-            return our_problem(400, "bad-request", "the form did not arrive")
-        request.scope[FORM] = form
-        return None if session is None else _refused(request, session, form)
+async def _refusal(visit: Visit) -> Response | None:
+    """Return the response to a request that may not pass; put the session and the form into the others' scope."""
+    request, session = visit.request, _session(visit)
+    if session is not None:
+        request.scope[SESSION] = session
+    is_open = visit.path.startswith(_OPEN)
+    if session is None and not is_open:
+        return _to_sign_in(visit)
+    if request.method in _READS:
+        return None
+    problem = await _mistake(request, None if is_open else session)
+    return None if problem is None else await visit.show_problem(problem)
 
-    def _session(self, request: Request) -> Session | None:
-        console = self._console
-        session = from_cookie(request.cookies.get(SESSION_COOKIE, ""), console.access.tokens, console.clock())
-        header = console.access.name_header
-        if session is None or header is None or not console.is_trusted(request):
-            return session
-        name = from_header(request.headers.get(header, ""))
-        return session if name is None else replace(session, name=name)
+
+async def _mistake(request: Request, session: Session | None) -> Problem | None:
+    """Return what is wrong with a posted form; with a *session* it must have the session's CSRF token."""
+    if not is_same_origin(request.headers):
+        return forbidden("the form was sent by another site")
+    try:
+        form = read_form(await request.body(), request.headers.get("content-type", ""))
+    except BadForm as error:
+        return our_problem(400, "bad-request", str(error))
+    except HTTPException as error:
+        return our_problem(413, "too-large", error.detail)
+    except ClientDisconnect:
+        return our_problem(400, "bad-request", "the form did not arrive")
+    request.scope[FORM] = form
+    return None if session is None else _refused(request, session, form)
+
+
+def _session(visit: Visit) -> Session | None:
+    access, request = visit.console.access, visit.request
+    session = from_cookie(request.cookies.get(SESSION_COOKIE, ""), access.tokens, visit.now)
+    if session is None or access.name_header is None or not visit.is_of_proxy:
+        return session
+    name = from_header(request.headers.get(access.name_header, ""))
+    return session if name is None else replace(session, name=name)
 
 
 def _refused(request: Request, session: Session, form: Form) -> Problem | None:
     """Return why the person of *session* may not send *form*, or None."""
     if not is_csrf_token(request.headers.get("x-csrf-token", form.get("csrf", "")), session):
         return forbidden("the form is of another session: go back, reload the page, try again")
-    if not session.may_write and path_of(request) != "/sign-out":
+    if not session.may_write and request.scope["path"] != "/sign-out":
         return forbidden("this token may look, but change nothing")
     return None
 
 
-def _to_sign_in(request: Request) -> Response:
+def _to_sign_in(visit: Visit) -> Response:
+    request = visit.request
     if is_partial(request.headers):
         # The whole page is loaded again, and led to the sign-in.
         return Response(status_code=HTTPStatus.UNAUTHORIZED, headers={"HX-Refresh": "true"})
     query = request.scope["query_string"].decode("latin-1")
-    here = path_of(request) + (f"?{query}" if query else "")
+    here = visit.path + (f"?{query}" if query else "")
     if request.method in _READS and request.headers.get("sec-fetch-site") == "cross-site":
         # A link from elsewhere, such as a chat: browsers keep a strict cookie back. From our own page they send it.
         return HTMLResponse(_AGAIN)

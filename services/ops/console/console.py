@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -86,116 +85,135 @@ class Console:
     """The console. Each screen's routes are given this."""
 
     def __init__(self, clients: Clients, access: Access, *, clock: Callable[[], datetime] = now) -> None:
+        self.clients = clients
         self.access = access
         self.attempts = Attempts()
         self.clock = clock
-        self._clients = clients
         self._open_letters: tuple[datetime, int | None] | None = None
 
-    # What a screen uses
-
-    def session(self, request: Request) -> Session:
-        """Return the session of the person who asks; every screen but the sign-in has one."""
-        session: Session = request.scope[SESSION]
-        return session
-
-    def apis(self, request: Request) -> Apis:
-        return self._clients.of(self.session(request))
-
-    def form(self, request: Request) -> Form:
-        """Return the fields of a posted form, whose CSRF token is checked already."""
-        form: Form = request.scope[FORM]
-        return form
-
-    async def render(self, request: Request, template: str, *, status: int = 200, **view: Any) -> Response:
-        """Return the page of *template* with what it needs in *view*; one that knows ``open_letters`` gives them."""
-        session: Session | None = request.scope.get(SESSION)
-        if "open_letters" not in view:
-            view["open_letters"] = await self._count_open(request)
-        page = (
-            templates()
-            .get_template(template)
-            .render(
-                session=session,
-                csrf=None if session is None else csrf_token(session),
-                flash=None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session),
-                sections=SECTIONS,
-                section=section_of(path_of(request)),
-                query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
-                now=self.clock(),
-                **view,
-            )
-        )
-        response = HTMLResponse(page, status_code=status)
-        if FLASH_COOKIE in request.cookies and not is_partial(request.headers):
-            response.delete_cookie(FLASH_COOKIE, path="/")
-        return response
-
-    async def show_problem(
-        self, request: Request, problem: Problem, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        view = problem_view(problem)
-        response = await self.render(request, "problem.html", status=view.status, problem=view)
-        response.headers.update(headers or {})
-        return response
-
-    # What the app uses
-
-    def is_trusted(self, request: Request) -> bool:
-        """Return whether the request comes from a trusted proxy."""
-        return request.client is not None and is_trusted(request.client.host, self.access.trusted)
-
-    def client_address(self, request: Request) -> str:
-        """Return the client's address: of a trusted proxy's request, the last one that the proxy itself saw."""
-        direct = request.client.host if request.client else ""
-        if not self.is_trusted(request):
-            return direct
-        # Some proxies add a line of their own, below that of the client.
-        passed = [each.strip() for each in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
-        outside = [each for each in passed if each and not is_trusted(each, self.access.trusted)]
-        return outside[-1] if outside else direct
-
-    def set_cookie(self, request: Request, response: Response, name: str, value: str, *, seconds: int) -> None:
-        """Set a cookie that no script reads, and that no other site's request carries."""
-        response.set_cookie(
-            name,
-            value,
-            max_age=seconds,
-            path="/",
-            secure=self._is_https(request),
-            httponly=True,
-            samesite="strict",
-        )
-
-    def _is_https(self, request: Request) -> bool:
-        forwarded = request.headers.get("x-forwarded-proto") if self.is_trusted(request) else None
-        return (forwarded or request.scope["scheme"]) == "https"
-
-    # Below
-
-    async def _count_open(self, request: Request) -> int | None:
+    async def count_open(self, apis: Apis) -> int | None:
         """Return the number of open dead letters; None if it is not known now."""
-        if SESSION not in request.scope:
-            return None
         if self._open_letters is None or self.clock() - self._open_letters[0] >= _COUNTED_EVERY:
             try:
-                counts = await self.apis(request).ops.get(LetterCounts, "/dead-letter-counts")
+                counts = await apis.ops.get(LetterCounts, "/dead-letter-counts")
                 self._open_letters = (self.clock(), counts.open)
             except (Refused, ServiceDown):
                 self._open_letters = (self.clock(), None)
         return self._open_letters[1]
 
 
+class Visit:
+    """A request, and what a screen needs to answer it."""
+
+    def __init__(self, console: Console, request: Request) -> None:
+        self.console = console
+        self.request = request
+        self.params = request.path_params
+        self.query = request.query_params
+        #: As the server routes it. `Request.url` is made of the Host header, which the client controls.
+        self.path: str = request.scope["path"]
+        self.now = console.clock()
+
+    @property
+    def session(self) -> Session:
+        """The session of the person who asks; every screen but the sign-in has one."""
+        session: Session = self.request.scope[SESSION]
+        return session
+
+    @property
+    def apis(self) -> Apis:
+        return self.console.clients.of(self.session)
+
+    @property
+    def form(self) -> Form:
+        """The fields of a posted form, whose CSRF token is checked already."""
+        form: Form = self.request.scope[FORM]
+        return form
+
+    @property
+    def cursor(self) -> str | None:
+        """Which page of a list is asked for; None: the first."""
+        return self.query.get("cursor")
+
+    async def render(self, template: str, *, status: int = 200, **view: Any) -> Response:
+        """Return the page of *template* with what it needs in *view*; one that knows ``open_letters`` gives them."""
+        session: Session | None = self.request.scope.get(SESSION)
+        cookies = self.request.cookies
+        if "open_letters" not in view:
+            view["open_letters"] = None if session is None else await self.console.count_open(self.apis)
+        page = (
+            templates()
+            .get_template(template)
+            .render(
+                session=session,
+                csrf=None if session is None else csrf_token(session),
+                flash=None if session is None else open_flash(cookies.get(FLASH_COOKIE, ""), session),
+                sections=SECTIONS,
+                section=section_of(self.path),
+                query=self.query.get("q", "") if self.path == "/search" else "",
+                now=self.now,
+                **view,
+            )
+        )
+        response = HTMLResponse(page, status_code=status)
+        if FLASH_COOKIE in cookies and not is_partial(self.request.headers):
+            response.delete_cookie(FLASH_COOKIE, path="/")
+        return response
+
+    async def show_problem(self, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+        view = problem_view(problem)
+        response = await self.render("problem.html", status=view.status, problem=view)
+        response.headers.update(headers or {})
+        return response
+
+    @property
+    def is_of_proxy(self) -> bool:
+        """Whether the request comes from a trusted proxy."""
+        client = self.request.client
+        return client is not None and is_trusted(client.host, self.console.access.trusted)
+
+    @property
+    def client_address(self) -> str:
+        """The client's address: of a trusted proxy's request, the last one that the proxy itself saw."""
+        direct = self.request.client.host if self.request.client else ""
+        if not self.is_of_proxy:
+            return direct
+        # Some proxies add a line of their own, below that of the client.
+        passed = [each.strip() for each in ",".join(self.request.headers.getlist("x-forwarded-for")).split(",")]
+        outside = [each for each in passed if each and not is_trusted(each, self.console.access.trusted)]
+        return outside[-1] if outside else direct
+
+    def set_cookie(self, response: Response, name: str, value: str, *, seconds: int) -> None:
+        """Set a cookie that no script reads, and that no other site's request carries."""
+        response.set_cookie(
+            name,
+            value,
+            max_age=seconds,
+            path="/",
+            secure=self._is_https,
+            httponly=True,
+            samesite="strict",
+        )
+
+    @property
+    def _is_https(self) -> bool:
+        forwarded = self.request.headers.get("x-forwarded-proto") if self.is_of_proxy else None
+        return (forwarded or self.request.scope["scheme"]) == "https"
+
+
 #: Renders a page.
-Show: TypeAlias = Callable[[Console, Request], Awaitable[Response]]
+Show: TypeAlias = Callable[[Visit], Awaitable[Response]]
 #: Does what a form asks for.
-Work: TypeAlias = Callable[[Console, Request], Awaitable[Done]]
+Work: TypeAlias = Callable[[Visit], Awaitable[Done]]
 #: Renders the page of a form with the problem beside it.
-Again: TypeAlias = Callable[[Console, Request, ProblemView], Awaitable[Response]]
+Again: TypeAlias = Callable[[Visit, ProblemView], Awaitable[Response]]
 
 
 def page_route(console: Console, path: str, show: Show, *, method: str = "GET") -> Route:
-    return Route(path, partial(show, console), methods=[method])
+    async def answer(request: Request) -> Response:
+        return await show(Visit(console, request))
+
+    return Route(path, answer, methods=[method])
 
 
 def form_route(console: Console, path: str, work: Work, *, again: Again | None = None) -> Route:
@@ -205,30 +223,23 @@ def form_route(console: Console, path: str, work: Work, *, again: Again | None =
     If an API refuses, *again* renders the form with the problem beside it (the response's status is the
     problem's); without it the problem has a page of its own.
     """
-    return Route(path, partial(_write, console, work, again), methods=["POST"])
 
-
-async def _write(console: Console, work: Work, again: Again | None, request: Request) -> Response:
-    try:
-        done = await work(console, request)
-    except (Refused, ServiceDown) as error:
-        if again is None:
-            return await console.show_problem(request, as_problem(error))
-        view = problem_view(as_problem(error))
-        response = await again(console, request, view)
-        response.status_code = view.status
+    async def write(visit: Visit) -> Response:
+        try:
+            done = await work(visit)
+        except (Refused, ServiceDown) as error:
+            if again is None:
+                return await visit.show_problem(as_problem(error))
+            view = problem_view(as_problem(error))
+            response = await again(visit, view)
+            response.status_code = view.status
+            return response
+        response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
+        flash = Flash(text=done.text, kind=done.kind)
+        visit.set_cookie(response, FLASH_COOKIE, seal_flash(flash, visit.session), seconds=60)
         return response
-    response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
-    session = console.session(request)
-    flash = Flash(text=done.text, kind=done.kind)
-    console.set_cookie(request, response, FLASH_COOKIE, seal_flash(flash, session), seconds=60)
-    return response
 
-
-def path_of(request: Request) -> str:
-    """Return the path as the server routes it. `Request.url` is made of the Host header, which the client controls."""
-    path: str = request.scope["path"]
-    return path
+    return page_route(console, path, write, method="POST")
 
 
 def is_partial(headers: Headers) -> bool:

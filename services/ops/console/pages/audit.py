@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.console import Console, page_route
+from services.ops.console.console import Console, Visit, page_route
 from services.ops.console.views.audit import Entry
 from services.ops.console.views.filters import AUDIT_FIELDS, asked, chips, given, pager
 from shared.contract.answers import Page
@@ -20,12 +19,11 @@ def routes(console: Console) -> list[Route]:
     return [page_route(console, PATH, _show)]
 
 
-async def _show(console: Console, request: Request) -> Response:
-    chosen, cursor = given(request.query_params, AUDIT_FIELDS), request.query_params.get("cursor")
-    wanted = asked(chosen, console.clock())
-    found = await console.apis(request).ops.get(Page[Entry], PATH, {**wanted, "cursor": cursor})
-    return await console.render(
-        request,
+async def _show(visit: Visit) -> Response:
+    chosen, cursor = given(visit.query, AUDIT_FIELDS), visit.cursor
+    wanted = asked(chosen, visit.now)
+    found = await visit.apis.ops.get(Page[Entry], PATH, {**wanted, "cursor": cursor})
+    return await visit.render(
         "audit.html",
         entries=found.items,
         chosen=chosen,

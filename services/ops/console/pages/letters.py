@@ -7,12 +7,11 @@ from http import HTTPStatus
 from typing import Final
 
 from pydantic import JsonValue
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.ops.console.client import Api, Parts, Refused, quoted
-from services.ops.console.console import Console, Done, form_route, page_route, path_of
+from services.ops.console.console import Console, Done, Visit, form_route, page_route
 from services.ops.console.views.audit import Entry
 from services.ops.console.views.bodies import SHOWN_BYTES, Letter, diff
 from services.ops.console.views.filters import LETTER_FIELDS, asked, chips, given, pager
@@ -61,16 +60,16 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show_all(console: Console, request: Request) -> Response:
-    chosen = given(request.query_params, LETTER_FIELDS)
-    if chosen.keys() - {"status"} or request.query_params.get("show") == "list":
-        return await _show_list(console, request, chosen)
-    return await _show_groups(console, request, chosen.get("status", LetterStatus.OPEN.value))
+async def _show_all(visit: Visit) -> Response:
+    chosen = given(visit.query, LETTER_FIELDS)
+    if chosen.keys() - {"status"} or visit.query.get("show") == "list":
+        return await _show_list(visit, chosen)
+    return await _show_groups(visit, chosen.get("status", LetterStatus.OPEN.value))
 
 
-async def _show_groups(console: Console, request: Request, status: str) -> Response:
-    ops, now, cursor = console.apis(request).ops, console.clock(), request.query_params.get("cursor")
-    known = Look.read(request.cookies.get(COOKIE, ""))
+async def _show_groups(visit: Visit, status: str) -> Response:
+    ops, now, cursor = visit.apis.ops, visit.now, visit.cursor
+    known = Look.read(visit.request.cookies.get(COOKIE, ""))
     look = (known or Look.first(now)).again(now)
     wanted = None if status == _ANY else status
     groups, counts, newest = await asyncio.gather(
@@ -83,8 +82,7 @@ async def _show_groups(console: Console, request: Request, status: str) -> Respo
         ops.get(Page[LetterLine], "/dead-letters", {"limit": "1"}),
     )
     shown = look.showing(max((each.number for each in newest.items), default=0))
-    response = await console.render(
-        request,
+    response = await visit.render(
         "letters.html",
         groups=groups.items,
         wanted=wanted,
@@ -96,24 +94,24 @@ async def _show_groups(console: Console, request: Request, status: str) -> Respo
         pager=pager(PATH, {"status": status}, cursor=cursor, following=groups.next_cursor),
     )
     # The first time, everything is known from now on.
-    _remember(console, request, response, shown if known else shown.all_seen(now))
+    _remember(visit, response, shown if known else shown.all_seen(now))
     return response
 
 
-async def _all_seen(console: Console, request: Request) -> Response:
-    now = console.clock()
+async def _all_seen(visit: Visit) -> Response:
+    now = visit.now
     response = RedirectResponse(PATH, status_code=HTTPStatus.SEE_OTHER)
-    look = Look.read(request.cookies.get(COOKIE, "")) or Look.first(now)
-    _remember(console, request, response, look.all_seen(now))
+    look = Look.read(visit.request.cookies.get(COOKIE, "")) or Look.first(now)
+    _remember(visit, response, look.all_seen(now))
     return response
 
 
-def _remember(console: Console, request: Request, response: Response, look: Look) -> None:
-    console.set_cookie(request, response, COOKIE, look.cookie(), seconds=_REMEMBERED_SECONDS)
+def _remember(visit: Visit, response: Response, look: Look) -> None:
+    visit.set_cookie(response, COOKIE, look.cookie(), seconds=_REMEMBERED_SECONDS)
 
 
-async def _show_list(console: Console, request: Request, chosen: dict[str, str]) -> Response:
-    ops, now, cursor = console.apis(request).ops, console.clock(), request.query_params.get("cursor")
+async def _show_list(visit: Visit, chosen: dict[str, str]) -> Response:
+    ops, now, cursor = visit.apis.ops, visit.now, visit.cursor
     wanted = asked(chosen, now)
     letters, suggestions, group = await asyncio.gather(
         ops.get(Page[LetterLine], "/dead-letters", {**wanted, "cursor": cursor}),
@@ -122,8 +120,7 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
     )
     # Nothing is done to all that there are.
     selective = {**wanted, "status": None} if chosen.keys() - {"status"} else None
-    return await console.render(
-        request,
+    return await visit.render(
         "letters_found.html",
         letters=letters.items,
         chosen=chosen,
@@ -139,17 +136,16 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
     )
 
 
-async def _show_one(console: Console, request: Request) -> Response:
-    ops, parts = console.apis(request).ops, Parts()
-    letter = await ops.get(Letter, _of(request), {"body_limit_bytes": str(SHOWN_BYTES)})
+async def _show_one(visit: Visit) -> Response:
+    ops, parts = visit.apis.ops, Parts()
+    letter = await ops.get(Letter, _of(visit), {"body_limit_bytes": str(SHOWN_BYTES)})
     target = f"dead letter {letter.number}"
     replays, entries = await asyncio.gather(
-        parts.of("replays", ops.get(Page[ReplayOfLetterView], f"{_of(request)}/replays", {"limit": "20"})),
+        parts.of("replays", ops.get(Page[ReplayOfLetterView], f"{_of(visit)}/replays", {"limit": "20"})),
         parts.of("audit", ops.get(Page[Entry], "/audit", {"target": target, "limit": "20"})),
     )
     whole = None if letter.is_cut else letter.body_text
-    return await console.render(
-        request,
+    return await visit.render(
         "letter.html",
         letter=letter,
         replays=[
@@ -160,20 +156,19 @@ async def _show_one(console: Console, request: Request) -> Response:
     )
 
 
-async def _save_body(console: Console, request: Request) -> Response:
-    answer = await console.apis(request).ops.ask("GET", f"{_of(request)}/body", limit_bytes=None)
+async def _save_body(visit: Visit) -> Response:
+    answer = await visit.apis.ops.ask("GET", f"{_of(visit)}/body", limit_bytes=None)
     kept = ("content-type", "content-disposition")
     return Response(answer.content, headers={name: answer.headers[name] for name in kept})
 
 
-async def _show_edit(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
+async def _show_edit(visit: Visit, problem: ProblemView | None = None) -> Response:
     # One byte more than can be edited tells that the body is too large; the rest of it may be many MiB.
     query = {"body_limit_bytes": str(SEARCHED_BYTES + 1)}
-    letter = await console.apis(request).ops.get(Letter, _of(request), query)
+    letter = await visit.apis.ops.get(Letter, _of(visit), query)
     before = letter.editable
-    typed = console.form(request) if problem else None
-    return await console.render(
-        request,
+    typed = visit.form if problem else None
+    return await visit.render(
         "letter_edit.html",
         letter=letter,
         is_editable=before is not None,
@@ -183,21 +178,20 @@ async def _show_edit(console: Console, request: Request, problem: ProblemView | 
     )
 
 
-async def _edit(console: Console, request: Request) -> Done:
+async def _edit(visit: Visit) -> Done:
     """Predict what the edited dead letter would do: it is sent from the replay's own page."""
-    ops, form = console.apis(request).ops, console.form(request)
+    ops, form = visit.apis.ops, visit.form
     body = {"body": _json(form.get("body", "")), "reason": form.text("reason"), "dry_run": True}
-    made = await ops.post(ReplayView, f"{_of(request)}/edit-and-replay", body, key=form.get("key"))
+    made = await ops.post(ReplayView, f"{_of(visit)}/edit-and-replay", body, key=form.get("key"))
     return Done(f"/replays/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
 
 
-async def _show_change(console: Console, request: Request) -> Response:
-    verb, query = _verb(request), request.query_params
-    selection = selection_of(query.getlist("letters"), asked(given(query, LETTER_FIELDS), console.clock()))
+async def _show_change(visit: Visit) -> Response:
+    verb, query = _verb(visit), visit.query
+    selection = selection_of(query.getlist("letters"), asked(given(query, LETTER_FIELDS), visit.now))
     body = {**selection.body, "reason": "a dry run", "dry_run": True}
-    planned = await console.apis(request).ops.post(Changed, f"/dead-letters/{verb}", body)
-    return await console.render(
-        request,
+    planned = await visit.apis.ops.post(Changed, f"/dead-letters/{verb}", body)
+    return await visit.render(
         "letters_change.html",
         verb=verb,
         selection=selection,
@@ -206,8 +200,8 @@ async def _show_change(console: Console, request: Request) -> Response:
     )
 
 
-async def _change(console: Console, request: Request) -> Done:
-    ops, form, verb = console.apis(request).ops, console.form(request), _verb(request)
+async def _change(visit: Visit) -> Done:
+    ops, form, verb = visit.apis.ops, visit.form, _verb(visit)
     numbers, up_to = form.all("letters"), form.text("up_to")
     selection = selection_of(numbers, given(form, LETTER_FIELDS))
     body = {**selection.body, "reason": form.text("reason"), "up_to": count_of(up_to) if up_to else None}
@@ -215,14 +209,14 @@ async def _change(console: Console, request: Request) -> Done:
     return Done(f"{PATH}/{numbers[0]}" if len(numbers) == 1 else PATH, changed_sentence(verb, changed))
 
 
-def _verb(request: Request) -> str:
+def _verb(visit: Visit) -> str:
     """Return ``drop`` or ``restore``."""
-    return path_of(request).rpartition("/")[2]
+    return visit.path.rpartition("/")[2]
 
 
-def _of(request: Request) -> str:
+def _of(visit: Visit) -> str:
     """Return the API's path of the dead letter of this page."""
-    return f"/dead-letters/{quoted(request.path_params['number'])}"
+    return f"/dead-letters/{quoted(visit.params['number'])}"
 
 
 async def _find_group(ops: Api, fingerprint: str | None) -> Group | None:

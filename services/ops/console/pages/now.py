@@ -12,12 +12,11 @@ import asyncio
 from operator import attrgetter
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.client import Api, Parts
-from services.ops.console.console import Console, page_route
+from services.ops.console.console import Console, Visit, page_route
 from services.ops.console.pages.queues import endpoints_of, subscriptions_of
 from services.ops.console.views import now as views
 from services.ops.console.views.queues import WebhooksAnswer, health_concerns
@@ -35,8 +34,8 @@ def routes(console: Console) -> list[Route]:
     return [page_route(console, "/", _show)]
 
 
-async def _show(console: Console, request: Request) -> Response:
-    ops, state = (apis := console.apis(request)).ops, apis.state
+async def _show(visit: Visit) -> Response:
+    ops, state = (apis := visit.apis).ops, apis.state
     services, others = Parts(), Parts()
     (
         (counts, swaps, webhooks, trainings),
@@ -83,8 +82,7 @@ async def _show(console: Console, request: Request) -> Response:
     )
     walk, ends = views.steps(counts, letters)
     unfinished = views.on_the_way(counts)
-    return await console.render(
-        request,
+    return await visit.render(
         "now.html",
         verdict=views.verdict(found, unfinished, swaps),
         concerns=found,

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.client import Apis, Parts
-from services.ops.console.console import Console, page_route
+from services.ops.console.console import Console, Visit, page_route
 from services.ops.console.views.queues import (
     EndpointAnswer,
     WebhooksAnswer,
@@ -33,8 +32,8 @@ def routes(console: Console) -> list[Route]:
     return [page_route(console, "/queues", _show)]
 
 
-async def _show(console: Console, request: Request) -> Response:
-    apis, parts = console.apis(request), Parts()
+async def _show(visit: Visit) -> Response:
+    apis, parts = visit.apis, Parts()
     # What is in this process answers always: the rest may be away, and the page says so.
     processes, queues, reconciliation, webhooks, subscriptions, endpoints = await asyncio.gather(
         apis.ops.get(Processes, "/processes"),
@@ -44,8 +43,7 @@ async def _show(console: Console, request: Request) -> Response:
         parts.soon("The subscriptions", subscriptions_of(apis)),
         parts.soon("The webhook endpoints", endpoints_of(apis)),
     )
-    return await console.render(
-        request,
+    return await visit.render(
         "queues.html",
         concerns=health_concerns(processes, queues, reconciliation, subscriptions or (), endpoints or ()),
         processes=processes.processes,

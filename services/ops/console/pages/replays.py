@@ -7,12 +7,11 @@ from functools import partial
 from typing import Final
 
 from pydantic import JsonValue
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.client import Parts, quoted
-from services.ops.console.console import Console, Done, form_route, page_route
+from services.ops.console.console import Console, Done, Visit, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given, pager
 from services.ops.console.views.letters import found_count, offers, selection_of
@@ -57,31 +56,29 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show_all(console: Console, request: Request) -> Response:
-    cursor = request.query_params.get("cursor")
-    found = await console.apis(request).ops.get(Page[Replay], PATH, {"limit": "30", "cursor": cursor})
-    return await console.render(
-        request,
+async def _show_all(visit: Visit) -> Response:
+    cursor = visit.cursor
+    found = await visit.apis.ops.get(Page[Replay], PATH, {"limit": "30", "cursor": cursor})
+    return await visit.render(
         "replays.html",
         replays=found.items,
         pager=pager(PATH, {}, cursor=cursor, following=found.next_cursor),
     )
 
 
-async def _show_form(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
+async def _show_form(visit: Visit, problem: ProblemView | None = None) -> Response:
     if problem:
-        typed = console.form(request)
+        typed = visit.form
         numbers, chosen = typed.all("letters"), given(typed, LETTER_FIELDS)
     else:
-        typed, query = Form(), request.query_params
-        numbers, chosen = query.getlist("letters"), asked(given(query, LETTER_FIELDS), console.clock())
+        typed, query = Form(), visit.query
+        numbers, chosen = query.getlist("letters"), asked(given(query, LETTER_FIELDS), visit.now)
     selection = selection_of(numbers, chosen)
     found = None
     if not numbers and selection.fields:
         wanted = {**chosen, "status": LetterStatus.OPEN.value}
-        found = await console.apis(request).ops.get(Suggestions, "/dead-letter-suggestions", wanted)
-    return await console.render(
-        request,
+        found = await visit.apis.ops.get(Suggestions, "/dead-letter-suggestions", wanted)
+    return await visit.render(
         "replay_new.html",
         selection=selection,
         found=None if found is None else found_count(found),
@@ -91,9 +88,9 @@ async def _show_form(console: Console, request: Request, problem: ProblemView | 
     )
 
 
-async def _create(console: Console, request: Request) -> Done:
+async def _create(visit: Visit) -> Done:
     """Predict what a replay would do: it is started from its own page."""
-    form = console.form(request)
+    form = visit.form
     share = number_of(form.text("stop"))
     body: dict[str, JsonValue] = {
         **selection_of(form.all("letters"), given(form, LETTER_FIELDS)).body,
@@ -103,13 +100,13 @@ async def _create(console: Console, request: Request) -> Done:
         "stop_when_failed_share": share / 100 if isinstance(share, float) else share,
         "dry_run": True,
     }
-    made = await console.apis(request).ops.post(Replay, PATH, body, key=form.get("key"))
+    made = await visit.apis.ops.post(Replay, PATH, body, key=form.get("key"))
     return Done(f"{PATH}/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
 
 
-async def _show_one(console: Console, request: Request) -> Response:
-    ops, query = console.apis(request).ops, request.query_params
-    replay = await ops.get(Replay, _of(request))
+async def _show_one(visit: Visit) -> Response:
+    ops, query = visit.apis.ops, visit.query
+    replay = await ops.get(Replay, _of(visit))
     path, cursor = f"{PATH}/{replay.id}", query.get("cursor")
     shows = "letters" if query.get("show") == "letters" else "users"
     here = {name: query.get(name) for name in ("show", "outcome", "predicted")}
@@ -120,8 +117,7 @@ async def _show_one(console: Console, request: Request) -> Response:
     else:
         asked_for["predicted"] = here["predicted"]
         found = await ops.get(Page[ReplayedLetterView], f"{path}/letters", asked_for)
-    return await console.render(
-        request,
+    return await visit.render(
         "replay.html",
         replay=replay,
         shows=shows,
@@ -132,21 +128,20 @@ async def _show_one(console: Console, request: Request) -> Response:
     )
 
 
-async def _steer(console: Console, request: Request, *, verb: str) -> Done:
-    reason = console.form(request).text("reason")
-    record = await console.apis(request).ops.post(Replay, f"{_of(request)}/{verb}", {"reason": reason})
+async def _steer(visit: Visit, *, verb: str) -> Done:
+    reason = visit.form.text("reason")
+    record = await visit.apis.ops.post(Replay, f"{_of(visit)}/{verb}", {"reason": reason})
     return Done(f"{PATH}/{record.id}", _VERBS[verb])
 
 
-async def _show_undo(console: Console, request: Request) -> Response:
-    ops, cursor = console.apis(request).ops, request.query_params.get("cursor")
-    replay = await ops.get(Replay, _of(request))
+async def _show_undo(visit: Visit) -> Response:
+    ops, cursor = visit.apis.ops, visit.cursor
+    replay = await ops.get(Replay, _of(visit))
     parts, path = Parts(), f"{PATH}/{replay.id}/undo"
     preview = await parts.of(
-        "What an undo would do", ops.get(Page[UndonePreview], f"{_of(request)}/undo-preview", {"cursor": cursor})
+        "What an undo would do", ops.get(Page[UndonePreview], f"{_of(visit)}/undo-preview", {"cursor": cursor})
     )
-    return await console.render(
-        request,
+    return await visit.render(
         "replay_undo.html",
         replay=replay,
         users=preview.items if preview else (),
@@ -155,6 +150,6 @@ async def _show_undo(console: Console, request: Request) -> Response:
     )
 
 
-def _of(request: Request) -> str:
+def _of(visit: Visit) -> str:
     """Return the API's path of the replay of this page."""
-    return f"/replays/{quoted(request.path_params['replay'])}"
+    return f"/replays/{quoted(visit.params['replay'])}"

@@ -7,12 +7,11 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.ops.console.client import Apis, Parts, Refused
-from services.ops.console.console import Console, page_route
+from services.ops.console.console import Console, Visit, page_route
 from services.ops.console.views.search import Hit, LetterHit, SearchAnswer, page_of
 from services.ops.letters.views import LetterLine
 
@@ -26,18 +25,18 @@ def routes(console: Console) -> list[Route]:
     return [page_route(console, "/search", _search)]
 
 
-async def _search(console: Console, request: Request) -> Response:
-    text = request.query_params.get("q", "").strip()[:_LONGEST]
+async def _search(visit: Visit) -> Response:
+    text = visit.query.get("q", "").strip()[:_LONGEST]
     if not text:
-        return await console.render(request, "search.html", text="", hits=[], is_complete=True, away={})
-    apis, parts = console.apis(request), Parts()
+        return await visit.render("search.html", text="", hits=[], is_complete=True, away={})
+    apis, parts = visit.apis, Parts()
     letters, found = await asyncio.gather(_letter(apis, text), parts.of(_STATES, _trainings(apis, text)))
     hits: list[Hit | LetterHit] = [*letters, *(found.items if found else ())]
     is_complete = found is not None and found.is_complete
     only = page_of(text, hits, is_complete=is_complete)
     if only is not None:
         return RedirectResponse(only, status_code=HTTPStatus.SEE_OTHER)
-    return await console.render(request, "search.html", text=text, hits=hits, is_complete=is_complete, away=parts.away)
+    return await visit.render("search.html", text=text, hits=hits, is_complete=is_complete, away=parts.away)
 
 
 async def _trainings(apis: Apis, text: str) -> SearchAnswer:

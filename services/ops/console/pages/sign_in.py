@@ -8,11 +8,10 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.ops.console.console import SESSION_COOKIE, Console, page_route
+from services.ops.console.console import SESSION_COOKIE, Console, Visit, page_route
 from services.ops.console.forms import local_path
 from services.ops.console.session import LASTS, begin, find_token, to_cookie
 from shared.contract.errors import ModelswapError
@@ -33,50 +32,49 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show_form(console: Console, request: Request) -> Response:
+async def _show_form(visit: Visit) -> Response:
     # A preview of a link opens it, too. So the code is used up by the button alone.
-    code = request.query_params.get("code", "")
-    following = local_path(request.query_params.get("next", "/"))
-    return await _form(console, request, following, code=code if len(code) <= _LONGEST_CODE else "")
+    code = visit.query.get("code", "")
+    following = local_path(visit.query.get("next", "/"))
+    return await _form(visit, following, code=code if len(code) <= _LONGEST_CODE else "")
 
 
-async def _sign_in(console: Console, request: Request) -> Response:
-    form = console.form(request)
+async def _sign_in(visit: Visit) -> Response:
+    form = visit.form
     following = local_path(form.get("next", "/"))
-    address, now = console.client_address(request), console.clock()
-    if pause := console.attempts.wait(address, now):
+    address, now = visit.client_address, visit.now
+    access, attempts = visit.console.access, visit.console.attempts
+    if pause := attempts.wait(address, now):
         seconds = math.ceil(pause.total_seconds())
         mistake = f"Too many attempts: try again in {seconds} s."
-        answer = await _form(console, request, following, status=HTTPStatus.TOO_MANY_REQUESTS, mistake=mistake)
+        answer = await _form(visit, following, status=HTTPStatus.TOO_MANY_REQUESTS, mistake=mistake)
         answer.headers["Retry-After"] = str(seconds)
         return answer
     # Counted before it is known to have failed: many may be made at once.
-    console.attempts.failed(address, now)
+    attempts.failed(address, now)
     code = form.text("code")
     try:
-        token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
+        token = await access.redeem(code) if code else find_token(form.text("token"), access.tokens)
     except ModelswapError:
-        console.attempts.take_back(address)
+        attempts.take_back(address)
         raise
     if token is None:
         log.info("console.sign_in_refused", address=address)
         mistake = _USED if code else _UNKNOWN
-        return await _form(console, request, following, status=HTTPStatus.UNAUTHORIZED, mistake=mistake)
-    console.attempts.succeeded(address)
+        return await _form(visit, following, status=HTTPStatus.UNAUTHORIZED, mistake=mistake)
+    attempts.succeeded(address)
     session = begin(token, nonce=secrets.token_urlsafe(16), now=now)
     log.info("console.signed_in", name=session.name, role=session.role)
     response = RedirectResponse(following, status_code=HTTPStatus.SEE_OTHER)
-    console.set_cookie(request, response, SESSION_COOKIE, to_cookie(session), seconds=int(LASTS.total_seconds()))
+    visit.set_cookie(response, SESSION_COOKIE, to_cookie(session), seconds=int(LASTS.total_seconds()))
     return response
 
 
-async def _sign_out(_: Console, __: Request) -> Response:
+async def _sign_out(_: Visit) -> Response:
     response = RedirectResponse("/sign-in", status_code=HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE, path="/")
     return response
 
 
-async def _form(
-    console: Console, request: Request, following: str, *, status: int = 200, mistake: str = "", code: str = ""
-) -> Response:
-    return await console.render(request, "sign_in.html", status=status, following=following, mistake=mistake, code=code)
+async def _form(visit: Visit, following: str, *, status: int = 200, mistake: str = "", code: str = "") -> Response:
+    return await visit.render("sign_in.html", status=status, following=following, mistake=mistake, code=code)

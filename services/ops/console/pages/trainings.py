@@ -9,13 +9,12 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.audit.first import noted_first
 from services.ops.console.client import BY_BUTTON, Api, Apis, Parts, Refused, ServiceDown, quoted
-from services.ops.console.console import Console, Done, form_route, page_route
+from services.ops.console.console import Console, Done, Visit, form_route, page_route
 from services.ops.console.views.filters import address, asked, given, pager
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.queues import EventDeliveryAnswer
@@ -50,15 +49,12 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show_list(console: Console, request: Request) -> Response:
-    if request.query_params.get("show") == "changes":
-        return await _show_changes(console, request)
-    chosen, cursor = given(request.query_params, _FIELDS), request.query_params.get("cursor")
-    found = await console.apis(request).state.get(
-        Page[TrainingAnswer], PATH, {**chosen, "limit": _PAGE, "cursor": cursor}
-    )
-    return await console.render(
-        request,
+async def _show_list(visit: Visit) -> Response:
+    if visit.query.get("show") == "changes":
+        return await _show_changes(visit)
+    chosen, cursor = given(visit.query, _FIELDS), visit.cursor
+    found = await visit.apis.state.get(Page[TrainingAnswer], PATH, {**chosen, "limit": _PAGE, "cursor": cursor})
+    return await visit.render(
         "trainings.html",
         trainings=found.items,
         chosen=chosen,
@@ -68,13 +64,12 @@ async def _show_list(console: Console, request: Request) -> Response:
     )
 
 
-async def _show_changes(console: Console, request: Request) -> Response:
-    chosen, cursor = given(request.query_params, _TIMES), request.query_params.get("cursor")
-    found = await console.apis(request).state.get(
-        Page[ChangeAnswer], "/swaps", {**asked(chosen, console.clock()), "limit": _PAGE, "cursor": cursor}
+async def _show_changes(visit: Visit) -> Response:
+    chosen, cursor = given(visit.query, _TIMES), visit.cursor
+    found = await visit.apis.state.get(
+        Page[ChangeAnswer], "/swaps", {**asked(chosen, visit.now), "limit": _PAGE, "cursor": cursor}
     )
-    return await console.render(
-        request,
+    return await visit.render(
         "changes.html",
         changes=found.items,
         chosen=chosen,
@@ -82,8 +77,8 @@ async def _show_changes(console: Console, request: Request) -> Response:
     )
 
 
-async def _show_training(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
-    apis, name, parts = console.apis(request), _name(request), Parts()
+async def _show_training(visit: Visit, problem: ProblemView | None = None) -> Response:
+    apis, name, parts = visit.apis, _name(visit), Parts()
     training = await apis.state.get(TrainingAnswer, f"/trainings/{quoted(name)}")
     timeline, output, letters = await asyncio.gather(
         parts.of("The timeline", apis.state.get(TimelineAnswer, f"/trainings/{quoted(name)}/timeline")),
@@ -93,11 +88,10 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
     facts = timeline.items if timeline else ()
     deliveries = await parts.of("What webhook endpoints got", _find_deliveries(apis, facts))
     text = json.dumps(output.output, ensure_ascii=False) if output else ""
-    return await console.render(
-        request,
+    return await visit.render(
         "training.html",
         training=training,
-        progress=progress_of(training, console.clock()),
+        progress=progress_of(training, visit.now),
         entries=entries(facts, letters or (), deliveries or ()),
         is_complete=timeline is not None and timeline.is_complete,
         away=parts.away,
@@ -110,25 +104,25 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
     )
 
 
-async def _retry_extraction(console: Console, request: Request) -> Done:
-    name, key = _name(request), console.form(request).get("key")
-    async with _noted(console, request, "retry_extraction", "another extraction") as state:
+async def _retry_extraction(visit: Visit) -> Done:
+    name, key = _name(visit), visit.form.get("key")
+    async with _noted(visit, "retry_extraction", "another extraction") as state:
         await state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
     return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
 
-async def _cancel(console: Console, request: Request) -> Done:
-    name = _name(request)
-    async with _noted(console, request, "cancel", "to cancel it") as state:
+async def _cancel(visit: Visit) -> Done:
+    name = _name(visit)
+    async with _noted(visit, "cancel", "to cancel it") as state:
         await state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
     return Done(training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so.")
 
 
 @asynccontextmanager
-async def _noted(console: Console, request: Request, verb: str, asked: str) -> AsyncIterator[Api]:
+async def _noted(visit: Visit, verb: str, asked: str) -> AsyncIterator[Api]:
     """Give the API of state to what asks it for a change, which is in the audit."""
-    apis, key = console.apis(request), console.form(request).get("key")
-    entry = (console.session(request).name, f"training.{verb}", f"training {_name(request)}", BY_BUTTON)
+    apis, key = visit.apis, visit.form.get("key")
+    entry = (visit.session.name, f"training.{verb}", f"training {_name(visit)}", BY_BUTTON)
     async with noted_first(apis.audit, entry, asked, refusal=Refused, key=key):
         yield apis.state
 
@@ -160,6 +154,6 @@ async def _find_letters(apis: Apis, training: TrainingAnswer) -> Sequence[Letter
     return (await apis.ops.get(Page[LetterLine], "/dead-letters", query)).items
 
 
-def _name(request: Request) -> str:
-    name: str = request.path_params["training"]
+def _name(visit: Visit) -> str:
+    name: str = visit.params["training"]
     return name

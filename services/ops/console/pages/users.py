@@ -7,12 +7,11 @@ from http import HTTPStatus
 from typing import Final
 
 from pydantic import JsonValue
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.client import Apis, Parts, Refused, ServiceDown, quoted
-from services.ops.console.console import Console, Done, as_problem, form_route, page_route, path_of
+from services.ops.console.console import Console, Done, Visit, as_problem, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView, problem_view
@@ -44,8 +43,8 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show_user(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
-    apis, user, cursor = console.apis(request), _user(request), request.query_params.get("cursor")
+async def _show_user(visit: Visit, problem: ProblemView | None = None) -> Response:
+    apis, user, cursor = visit.apis, _user(visit), visit.cursor
     parts = Parts()
     current, history, trainings, letters = await asyncio.gather(
         _find_model(apis, user),
@@ -57,17 +56,16 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         apis.state.get(Page[TrainingAnswer], f"/users/{quoted(user)}/trainings", {"limit": _TRAININGS}),
         parts.of("They", apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
     )
-    may_write = console.session(request).may_write
+    may_write = visit.session.may_write
     plan, is_choice = None, False
     if may_write:
         try:
-            plan = await _plan(console, request, user, current)
+            plan = await _plan(visit, user, current)
         except (Refused, ServiceDown) as error:
             is_choice = isinstance(error, Refused) and error.kind == "nothing-to-roll-back-to"
             problem = problem or (None if is_choice else problem_view(as_problem(error)))
     retryable = next((each for each in trainings.items if each.may_retry), None)
-    response = await console.render(
-        request,
+    response = await visit.render(
         "user.html",
         user=user,
         current=current,
@@ -82,31 +80,31 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         problem=problem,
         retryable=retryable if may_write else None,
         may_write=may_write,
-        reason=console.form(request).get("reason", "") if request.method == "POST" else "",
+        reason=visit.form.get("reason", "") if visit.request.method == "POST" else "",
     )
     if not (trainings.items or history.items or problem):
         response.status_code = HTTPStatus.NOT_FOUND
     return response
 
 
-async def _roll_back(console: Console, request: Request) -> Done:
-    user, form, apis = _user(request), console.form(request), console.apis(request)
+async def _roll_back(visit: Visit) -> Done:
+    user, form, apis = _user(visit), visit.form, visit.apis
     body = {"to": form.text("to") or None, "reason": _reason(form, apis)}
     path = f"/users/{quoted(user)}/model/rollback"
     model = await apis.state.post(ModelAnswer, path, body, **_once(form))
     return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
 
 
-async def _withdraw(console: Console, request: Request) -> Done:
-    user, form, apis = _user(request), console.form(request), console.apis(request)
+async def _withdraw(visit: Visit) -> Done:
+    user, form, apis = _user(visit), visit.form, visit.apis
     path = f"/users/{quoted(user)}/model/withdraw"
     await apis.state.post(ChangeAnswer, path, {"reason": _reason(form, apis)}, **_once(form))
     return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
 
-async def _plan(console: Console, request: Request, user: str, current: ModelAnswer | None) -> Plan | None:
+async def _plan(visit: Visit, user: str, current: ModelAnswer | None) -> Plan | None:
     """Return what the rollback or withdrawal that is asked for would change, by a dry run."""
-    apis, wanted = console.apis(request), _wanted(console, request)
+    apis, wanted = visit.apis, _wanted(visit)
     if wanted is None:
         return None
     verb, to = wanted
@@ -117,12 +115,12 @@ async def _plan(console: Console, request: Request, user: str, current: ModelAns
     return plan_of(current, await apis.state.post(ModelAnswer, path, {**body, "to": to or None}))
 
 
-def _wanted(console: Console, request: Request) -> tuple[str, str] | None:
+def _wanted(visit: Visit) -> tuple[str, str] | None:
     """Return what is to be previewed, and the target of a rollback: by the address, or by a form that was refused."""
-    if request.method == "POST":
-        verb = path_of(request).rpartition("/")[2]
-        return (verb, console.form(request).text("to")) if verb in _VERBS else None
-    return next(((verb, request.query_params[verb]) for verb in _VERBS if verb in request.query_params), None)
+    if visit.request.method == "POST":
+        verb = visit.path.rpartition("/")[2]
+        return (verb, visit.form.text("to")) if verb in _VERBS else None
+    return next(((verb, visit.query[verb]) for verb in _VERBS if verb in visit.query), None)
 
 
 async def _find_model(apis: Apis, user: str) -> ModelAnswer | None:
@@ -144,6 +142,6 @@ def _reason(form: Form, apis: Apis) -> str:
     return f"{reason}{apis.by}" if reason else ""
 
 
-def _user(request: Request) -> str:
-    user: str = request.path_params["user"]
+def _user(visit: Visit) -> str:
+    user: str = visit.params["user"]
     return user

@@ -10,11 +10,10 @@ from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.console import Console, Done, form_route, page_route
+from services.ops.console.console import Console, Done, Visit, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.letters import count_of
@@ -49,19 +48,16 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-async def _show(
-    console: Console, request: Request, problem: ProblemView | None = None, *, preview: _Preview | None = None
-) -> Response:
-    notifier, path, here = console.apis(request).notifier, _api_path(request), _page_path(request)
-    status, cursor = (request.query_params.get(name) for name in ("status", "cursor"))
+async def _show(visit: Visit, problem: ProblemView | None = None, *, preview: _Preview | None = None) -> Response:
+    notifier, path, here = visit.apis.notifier, _api_path(visit), _page_path(visit)
+    status, cursor = (visit.query.get(name) for name in ("status", "cursor"))
     if status is not None and status not in STATUSES:
         raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such status of deliveries")
     query = {"status": status, "cursor": cursor, "limit": _PAGE}
     endpoint, deliveries = await asyncio.gather(
         notifier.get(EndpointAnswer, path), notifier.get(Page[DeliveryAnswer], f"{path}/deliveries", query)
     )
-    return await console.render(
-        request,
+    return await visit.render(
         "webhook_endpoint.html",
         endpoint=endpoint,
         here=here,
@@ -75,53 +71,53 @@ async def _show(
     )
 
 
-async def _preview(console: Console, request: Request) -> Response:
+async def _preview(visit: Visit) -> Response:
     """Show how many deliveries the form would send again."""
-    form = console.form(request)
-    since = console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
+    form = visit.form
+    since = visit.now - PERIODS.get(form.text("period"), PERIODS["the last day"])
     body = {**_body(form), "since": since.isoformat(), "dry_run": True}
-    found = await console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-    return await _show(console, request, preview=_Preview(found, since, form.text("all")))
+    found = await visit.apis.notifier.post(DeliveriesResent, f"{_api_path(visit)}/resend", body)
+    return await _show(visit, preview=_Preview(found, since, form.text("all")))
 
 
-async def _resend(console: Console, request: Request) -> Done:
-    ops, form = console.apis(request).ops, console.form(request)
+async def _resend(visit: Visit) -> Done:
+    ops, form = visit.apis.ops, visit.form
     up_to = form.text("up_to")
     body = {**_body(form), **_because(form), "up_to": count_of(up_to) if up_to else None}
-    sent = await ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.get("key"))
+    sent = await ops.post(DeliveriesResent, f"{_api_path(visit)}/resend", body, key=form.get("key"))
     said = plural(sent.deliveries, "delivery is", "deliveries are")
-    return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
+    return Done(_page_path(visit), f"{said} sent again.{_more(visit, form, sent)}")
 
 
-async def _resend_one(console: Console, request: Request) -> Done:
-    ops, form = console.apis(request).ops, console.form(request)
-    path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
+async def _resend_one(visit: Visit) -> Done:
+    ops, form = visit.apis.ops, visit.form
+    path = f"{_api_path(visit)}/deliveries/{visit.params['delivery']}/resend"
     sent = await ops.post(DeliveryResent, path, _because(form), key=form.get("key"))
-    return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
+    return Done(_page_path(visit), f"The delivery of {sent.event} is sent again.")
 
 
-async def _enable(console: Console, request: Request) -> Done:
-    ops, form = console.apis(request).ops, console.form(request)
-    await ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form), key=form.get("key"))
-    return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries are sent.")
+async def _enable(visit: Visit) -> Done:
+    ops, form = visit.apis.ops, visit.form
+    await ops.post(EndpointEnabled, f"{_api_path(visit)}/enable", _because(form), key=form.get("key"))
+    return Done(_page_path(visit), "The endpoint is enabled. Its waiting deliveries are sent.")
 
 
-def _more(request: Request, form: Form, sent: DeliveriesResent) -> str:
+def _more(visit: Visit, form: Form, sent: DeliveriesResent) -> str:
     """Return how those are sent that were more than are sent at a time."""
     if sent.next_since is None:
         return ""
     # To the microsecond: from earlier on, some would go out twice.
     since = f"--since {sent.next_since.isoformat()}{' --all' if form.text('all') else ''}"
     reason = shlex.quote(form.text("reason")[:_REASON_LENGTH])
-    return f" There are more: modelswap webhooks resend {request.path_params['endpoint']} {since} --reason {reason}"
+    return f" There are more: modelswap webhooks resend {visit.params['endpoint']} {since} --reason {reason}"
 
 
-def _api_path(request: Request) -> str:
-    return f"/webhook-endpoints/{request.path_params['endpoint']}"
+def _api_path(visit: Visit) -> str:
+    return f"/webhook-endpoints/{visit.params['endpoint']}"
 
 
-def _page_path(request: Request) -> str:
-    return f"/queues/webhooks/{request.path_params['endpoint']}"
+def _page_path(visit: Visit) -> str:
+    return f"/queues/webhooks/{visit.params['endpoint']}"
 
 
 def _body(form: Form) -> dict[str, JsonValue]:
