@@ -18,6 +18,7 @@ from fastapi import FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
 from services.ops.console.client import Parts
+from services.ops.console.views.formats import NOTHING
 from services.ops.console.views.kinds import kind
 from services.ops.console.views.queues import Concern, DeliveryAnswer, EndpointAnswer, health_concerns, queue_badge
 from services.ops.endpoints.api import endpoints_router
@@ -369,6 +370,16 @@ async def test_the_first_page_shows_what_needs_an_operator_here():
     # What does not answer is named once.
     assert "services.state cannot answer" in first.text
     assert "state: away" not in first.text
+
+
+async def test_what_nobody_knows_is_a_dash_and_no_zero():
+    async with signed_in(ops_api()) as browser:
+        shown = (await browser.get("/")).text
+
+    walk = shown.partition("The walk of all trainings")[2].partition("</section>")[0]
+    figures = re.findall(r'<span class="figure">(.*?)</span>|<strong>(.*?)</strong>', walk)
+    assert len(figures) == 10
+    assert {one or other for one, other in figures} == {NOTHING}
 
 
 async def test_without_notifier_and_management_the_page_says_so():

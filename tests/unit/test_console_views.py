@@ -11,7 +11,7 @@ from services.notifier.views import DeliveryStatus, EndpointStatus
 from services.ops.console.console import section_of
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
 from services.ops.console.views import charts, formats, kinds, now, search
-from services.ops.console.views.now import CountsAnswer, HourStatistics, StageCount, StatisticsAnswer, SwapStatistics
+from services.ops.console.views.now import HourStatistics, StageCount, StatisticsAnswer, SwapStatistics
 from services.ops.console.views.problems import problem_view
 from services.ops.console.views.queues import Concern, WebhooksAnswer
 from services.ops.console.views.search import Hit, SearchAnswer
@@ -184,18 +184,8 @@ def test_the_records_of_state_are_those_that_it_answers():
         assert set(ours.model_fields) <= set(theirs.model_fields)
 
 
-def test_what_nobody_knows_is_a_dash_and_no_zero():
-    walk, ends = now.steps(None, None)
-
-    assert {each.count for each in (*walk, *ends)} == {formats.NOTHING}
-
-
 def test_an_estimated_count_is_marked_and_rounded():
-    counts = CountsAnswer(items=[StageCount(stage="active", count=48_211, is_exact=False)])
-
-    walk, _ = now.steps(counts, LetterCounts())
-
-    assert walk[-1].count == "~48,000"
+    assert StageCount(stage="active", count=48_211, is_exact=False).said == "~48,000"
 
 
 def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():

@@ -80,14 +80,12 @@ async def _show(visit: Visit) -> Response:
         webhooks=webhooks,
         away=services.away,
     )
-    walk, ends = views.steps(counts, letters)
-    unfinished = views.on_the_way(counts)
+    unfinished = counts.on_the_way if counts else None
     return await visit.render(
         "now.html",
         verdict=views.verdict(found, unfinished, swaps),
         concerns=found,
-        walk=walk,
-        ends=ends,
+        counts=counts,
         running=trainings,
         more=max(0, (unfinished or 0) - len(trainings or ())),
         swaps=swaps,

@@ -22,6 +22,7 @@ _GAP: Final = 2.0
 #: What is not zero is seen.
 _LEAST: Final = 2.0
 _DOT: Final = 2.2
+_NOTHING: Final = Markup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,10 @@ def bars(points: Sequence[Point], *, sentence: str, kind: str = "info") -> Marku
         value = point.value or 0
         height = max(_LEAST, value / top * _HEIGHT) if value else 1.0
         colour = f"fill-{kind}" if value else "fill-none"
-        drawn += Markup('<g>{}<rect class="fill-clear" x="{}" y="0" width="{}" height="{}"/>').format(
-            _title(point), _n(index * width), _n(width), _HEIGHT
-        )
-        drawn += Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="1.5"/></g>').format(
+        bar = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="1.5"/>').format(
             colour, _n(index * width + _GAP / 2), _n(_HEIGHT - height), _n(max(width - _GAP, 1)), _n(height)
         )
+        drawn += _titled(point, index, width, bar)
     return _chart(drawn, sentence)
 
 
@@ -94,9 +93,7 @@ def lines(series: Sequence[tuple[str, Sequence[Point]]], *, sentence: str) -> Ma
     first = series[0][1] if series else ()
     step = _WIDTH / max(len(first), 1)
     for index, point in enumerate(first):
-        drawn += Markup('<g>{}<rect class="fill-clear" x="{}" y="0" width="{}" height="{}"/></g>').format(
-            _title(point), _n(index * step), _n(step), _HEIGHT
-        )
+        drawn += _titled(point, index, step)
     return _chart(drawn, sentence)
 
 
@@ -129,11 +126,14 @@ def _runs(points: Sequence[Point]) -> list[list[tuple[int, float]]]:
     return [run for run in runs if run]
 
 
-def _title(point: Point) -> Markup:
+def _titled(point: Point, index: int, width: float, drawn: Markup = _NOTHING) -> Markup:
+    """Return what is *drawn* of *point* with its title, which the whole column shows."""
     # console.js writes the time in the viewer's zone.
-    return Markup('<title data-at="{}" data-says="{}">{:%H:%M} UTC: {}</title>').format(
+    title = Markup('<title data-at="{}" data-says="{}">{:%H:%M} UTC: {}</title>').format(
         iso(point.at), point.title, point.at, point.title
     )
+    column = Markup('<rect class="fill-clear" x="{}" y="0" width="{}" height="{}"/>')
+    return Markup("<g>{}{}{}</g>").format(title, column.format(_n(index * width), _n(width), _HEIGHT), drawn)
 
 
 def _chart(drawn: Markup, sentence: str, kind: str = "chart") -> Markup:

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from markupsafe import Markup
 from pydantic import BaseModel
 
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number
-from services.ops.console.views.kinds import kind
 from services.ops.console.views.queues import REMEDY_OF_PAUSED, Concern, WebhooksAnswer
 from services.ops.console.views.trainings import UNDERWAY
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.health import follows_from
 from shared.contract.text import plural
-
-#: The stages of the walk, and those that it ends in otherwise.
-_WALK: Final = ("requested", "running", "verifying", "active")
-_ENDS: Final = ("replaced", "superseded", "unverified", "failed", "canceled")
-_MEANING: Final = {
-    "requested": "asked for, not running yet",
-    "running": "Replicate trains",
-    "verifying": "the model is being checked",
-    "active": "the user's current model",
-    "replaced": "a newer model of the user is current",
-    "superseded": "verified, but a newer one was current already",
-    "unverified": "succeeded, but no usable model was found",
-    "failed": "Replicate reports a failure",
-    "canceled": "canceled before the end",
-}
 
 
 class StageCount(BaseModel):
@@ -44,11 +26,25 @@ class StageCount(BaseModel):
     count: int
     is_exact: bool
 
+    @property
+    def said(self) -> str:
+        if self.is_exact:
+            return number(self.count)
+        return f"~{number(round(self.count, 2 - len(str(self.count))))}"
+
 
 class CountsAnswer(BaseModel):
     """How many trainings are in each stage."""
 
     items: Sequence[StageCount]
+
+    def find(self, stage: str) -> StageCount | None:
+        return next((each for each in self.items if each.stage == stage), None)
+
+    @property
+    def on_the_way(self) -> int:
+        """How many trainings have not come to an end."""
+        return sum(each.count for each in self.items if each.stage in UNDERWAY)
 
 
 class SwapStatistics(BaseModel):
@@ -101,41 +97,6 @@ class StatisticsAnswer(BaseModel):
         slowest = [charts.Point(each.p99_seconds, each.seconds_title, each.hour) for each in self.items]
         within = f"half within {self.total.median}, 99 of 100 within {self.total.slowest}"
         return charts.lines([("info", median), ("quiet", slowest)], sentence=f"From webhook to swap: {within}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A stage with its trainings."""
-
-    name: str
-    kind: str
-    count: str
-    meaning: str
-    address: str
-
-
-def steps(counts: CountsAnswer | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
-    """Return the stages of the walk, and how trainings end otherwise, with the dead letters."""
-    by_stage = {} if counts is None else {each.stage: each for each in counts.items}
-    walk = [_step(name, by_stage) for name in _WALK]
-    ends = [_step(name, by_stage) for name in _ENDS]
-    open_letters = NOTHING if letters is None else number(letters.open)
-    colour = "bad" if letters and letters.open else "quiet"
-    return walk, [*ends, Step("dead letters", colour, open_letters, "open dead letters", "/dead-letters")]
-
-
-def _step(name: str, counts: Mapping[str, StageCount]) -> Step:
-    found = counts.get(name)
-    colour = kind(name, "stage") if found and found.count else "quiet"
-    return Step(name, colour, _said(found), _MEANING[name], f"/trainings?stage={name}")
-
-
-def _said(found: StageCount | None) -> str:
-    if found is None:
-        return NOTHING
-    if found.is_exact:
-        return number(found.count)
-    return f"~{number(round(found.count, 2 - len(str(found.count))))}"
 
 
 def _seconds(seconds: float | None) -> str:
@@ -197,11 +158,6 @@ def _passing(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer | N
     if reconciliation is not None and (overdue := reconciliation.last_round.overdue):
         text = "No webhook reported their end; the reconciler asks Replicate."
         yield Concern("info", f"{plural(overdue, 'training')} {'is' if overdue == 1 else 'are'} overdue", text)
-
-
-def on_the_way(counts: CountsAnswer | None) -> int | None:
-    """Return how many trainings have not come to an end; None: not known."""
-    return None if counts is None else sum(each.count for each in counts.items if each.stage in UNDERWAY)
 
 
 def verdict(found: Sequence[Concern], unfinished: int | None, swaps: StatisticsAnswer | None) -> tuple[str, str]:
