@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from services.ops.letters.ended import LetterTraining
+from services.ops.letters.letter import LetterTraining
 from services.ops.reconcile.trainings import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import Page, kind_in, said_in

@@ -1,13 +1,17 @@
-"""Queues in the answers of RabbitMQ's management API. Pure."""
+"""Queues in the answers of RabbitMQ's management API, and when their oldest waiting messages arrived. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 
 Q = TypeVar("Q", bound=BaseModel)
+
+#: Samples of one queue; beyond that every second one is dropped.
+_MOST_SAMPLES: Final = 1000
 
 
 def _object(value: object) -> object:
@@ -56,3 +60,36 @@ class PageAnswer(BaseModel, Generic[Q]):
 
     items: Sequence[Q]
     page_count: int = 1
+
+
+class Arrivals:
+    """
+    Samples of how many messages ever arrived in each queue: they tell when the oldest waiting one arrived.
+
+    RabbitMQ does not tell it for quorum queues, and to look at a message counts as a delivery. But it counts the
+    messages that arrived: of 100 that arrived and 3 that wait, the oldest waiting one is the 98th. Samples of that
+    count tell when the 98th arrived.
+    """
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[tuple[datetime, int]]] = {}
+
+    def note(self, arrived: Mapping[str, int], *, at: datetime) -> None:
+        """Add a sample for each queue; forget all that are not in *arrived*."""
+        for name in self._samples.keys() - arrived.keys():
+            del self._samples[name]
+        for name, count in arrived.items():
+            samples = self._samples.setdefault(name, [])
+            if samples and count < samples[-1][1]:
+                samples.clear()  # RabbitMQ counts from 0 again after a restart
+            if not samples or count > samples[-1][1]:
+                samples.append((at, count))
+            if len(samples) > _MOST_SAMPLES:
+                del samples[1::2]
+
+    def oldest(self, name: str, *, arrived: int, waiting: int, now: datetime) -> datetime | None:
+        """Return when the oldest of *waiting* messages arrived; None if none waits, or it was before all samples."""
+        samples, gone = self._samples.get(name, []), arrived - waiting
+        if not waiting or not samples or samples[0][1] > gone:
+            return None
+        return next((at for at, count in samples if count > gone), now)

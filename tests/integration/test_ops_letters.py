@@ -19,8 +19,8 @@ from services.cli.operators.client import Operators
 from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
 from services.ops.audit.views import AuditFilter
-from services.ops.letters.ended import LetterTraining
 from services.ops.letters.housekeeping import closing, owners, purge_some
+from services.ops.letters.letter import LetterTraining
 from services.ops.letters.views import DROP, Filter, LetterStatus
 from services.ops.letters.where import where
 from services.ops.migrate import ROLE

@@ -18,8 +18,7 @@ from fastapi import FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
 from services.ops.console.client import Parts
-from services.ops.console.views.formats import NOTHING
-from services.ops.console.views.kinds import kind
+from services.ops.console.views.formats import NOTHING, kind
 from services.ops.console.views.queues import Concern, DeliveryAnswer, EndpointAnswer, health_concerns, queue_badge
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.views import DeliveriesResent

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.ops.api import create_api
-from services.ops.console.views import kinds
+from services.ops.console.views import formats
 from services.ops.console.views.queues import EventDeliveryAnswer
 from services.ops.console.views.timeline import FactAnswer, delivered, entries
 from services.ops.console.views.trainings import (
@@ -105,14 +105,14 @@ def test_dead_letters_stand_among_the_facts():
 def test_a_dead_letter_in_the_timeline_has_the_colour_of_its_badge(status):
     (found,) = entries([], [letter(0, status=status)])
 
-    assert found.tone == kinds.kind(status, "letter")
+    assert found.tone == formats.kind(status, "letter")
 
 
 @pytest.mark.parametrize("event", ["failed", "canceled"])
 def test_a_webhook_in_the_timeline_has_the_colour_of_its_stage(event):
     (found,) = entries([fact("reported", event=f"training.{event}.v1")], [])
 
-    assert found.tone == kinds.kind(event, "stage")
+    assert found.tone == formats.kind(event, "stage")
 
 
 def test_a_verified_model_shows_its_evidence():

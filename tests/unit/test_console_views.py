@@ -10,7 +10,7 @@ from markupsafe import Markup
 from services.notifier.views import DeliveryStatus, EndpointStatus
 from services.ops.console.console import section_of
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
-from services.ops.console.views import charts, formats, kinds, now, search
+from services.ops.console.views import charts, formats, now, search
 from services.ops.console.views.now import HourStatistics, StageCount, StatisticsAnswer, SwapStatistics
 from services.ops.console.views.problems import problem_view
 from services.ops.console.views.queues import Concern, WebhooksAnswer
@@ -266,8 +266,8 @@ def test_a_number_is_written_with_what_is_counted():
     ],
 )
 def test_every_colour_is_of_a_status(of, statuses):
-    assert kinds._KINDS[of].keys() <= set(statuses)
-    assert kinds.kind("of a later version", of) == "quiet"
+    assert formats._KINDS[of].keys() <= set(statuses)
+    assert formats.kind("of a later version", of) == "quiet"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_every_colour_is_of_a_status(of, statuses):
     ],
 )
 def test_an_action_has_the_colour_of_what_it_leads_to(action, status, of):
-    assert kinds.kind(action, "action") == kinds.kind(status, of)
+    assert formats.kind(action, "action") == formats.kind(status, of)
 
 
 # Charts

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from services.ops.letters.ended import LetterTraining, why_closed
+from services.ops.letters.letter import LetterTraining, why_closed
 from services.state import transitions
 from services.state.transitions import Fact, Stage, accepts_model, next_stage
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
-from services.ops.letters.ended import LetterTraining, why_closed
+from services.ops.letters.letter import LetterTraining, why_closed
 from services.ops.letters.store import Store
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically

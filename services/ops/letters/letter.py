@@ -14,13 +14,15 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from services.ops.letters.failure import Failure, Message, failure_of
 from services.ops.letters.fingerprint import digest_of, fingerprint
 from services.ops.letters.headers import to_encodable, to_name, to_plain
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, decode, is_structured
 from shared.contract.errors import Malformed
 from shared.contract.headers import BROKERS_OWN, RETRY_HEADERS
-from shared.contract.topology import RECEIVER
+from shared.contract.topology import EXTRACTOR_QUEUE, RECEIVER, STATE_QUEUE
 
 #: A larger body is kept, but neither searched for a training's id nor edited.
 SEARCHED_BYTES: Final = 4 * 1024 * 1024
@@ -29,6 +31,11 @@ SEARCHED_BYTES: Final = 4 * 1024 * 1024
 _INDENTED_CHARACTERS: Final = 4 * 1024 * 1024
 _INDENTED: Final = json.JSONEncoder(indent=2, ensure_ascii=False)
 _MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
+#: The queues of events that move a training to its end. One about anything else is not closed by that end.
+CLOSED_QUEUES: Final = (EXTRACTOR_QUEUE, STATE_QUEUE)
+#: Stages with a model, as state calls them, and stages without.
+_WITH_MODEL: Final = ("active", "replaced", "superseded")
+_WITHOUT: Final = ("failed", "canceled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +193,25 @@ def _training_id(document: Mapping[str, Any], queue: str) -> str | None:
         case {"training_id": str(found)} | {"data": {"training_id": str(found)}}:
             return to_name(found)
     return None
+
+
+class LetterTraining(BaseModel):
+    """The training of a dead letter, as state shows it."""
+
+    #: Replicate's id of it.
+    training_id: str | None = None
+    user_id: str
+    stage: str
+    #: Its model, once verified.
+    reference: str | None = None
+
+
+def why_closed(training: LetterTraining) -> str | None:
+    """
+    Return why open dead letters of *training* need no repair any more; None if they stay open.
+
+    State changes a training that has ended only by a rollback: a replay of the dead letter would do nothing.
+    """
+    if training.stage in _WITH_MODEL and training.reference is not None:
+        return f"by another event the training got its model, {training.reference}, and is {training.stage}"
+    return f"by another event the training is {training.stage}" if training.stage in _WITHOUT else None

@@ -9,9 +9,8 @@ from typing import Final, Generic, TypeVar
 
 from prometheus_client import generate_latest
 
-from services.ops.arrivals import Arrivals
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
-from services.ops.queues import PageAnswer, QueueAnswer
+from services.ops.queues import Arrivals, PageAnswer, QueueAnswer
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
 from shared.contract.queues import Queue

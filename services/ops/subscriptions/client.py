@@ -10,8 +10,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from services.ops.arrivals import Arrivals
-from services.ops.queues import PageAnswer, Q, QueueAnswer
+from services.ops.queues import Arrivals, PageAnswer, Q, QueueAnswer
 from services.ops.subscriptions.answers import Binding, Bindings, BoundAnswer, PoliciesAnswer
 from services.ops.subscriptions.plan import (
     OVERFLOW,

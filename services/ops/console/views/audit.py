@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from services.ops.audit.views import AuditView
 from services.ops.console.views.filters import LETTER_FIELDS, address
-from services.ops.console.views.kinds import kind
+from services.ops.console.views.formats import kind
 
 _UUID: Final = re.compile(r"[0-9a-f-]{36}", re.ASCII)
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)

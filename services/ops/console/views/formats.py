@@ -1,4 +1,4 @@
-"""How values are written on a page: times, durations, numbers, sizes, JSON. Pure."""
+"""How values are written on a page: times, durations, numbers, sizes, JSON; the colour of each status. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,50 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from services.ops.console.views.kinds import kind
 from shared.contract.text import plural
 
+#: The colour of each status, by what has it: good, info, warn, bad or quiet; one that is not named is quiet. *none* is
+#: the colour of what has not begun.
+_KINDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "stage": {"running": "info", "verifying": "info", "active": "good", "unverified": "warn", "failed": "bad"},
+    "letter": {"open": "bad", "replaying": "info", "resolved": "good"},
+    "replay": {
+        "previewing": "info",
+        "previewed": "warn",
+        "running": "info",
+        "paused": "warn",
+        "stopped": "bad",
+        "done": "good",
+    },
+    "outcome": {
+        "swapped": "good",
+        "delivered": "good",
+        "moved": "good",
+        "failed": "bad",
+        "sent": "info",
+        "waiting": "none",
+        "planned": "none",
+    },
+    "change": {"training": "good", "replay": "good", "rollback": "info", "withdrawal": "warn"},
+    "endpoint": {"enabled": "good", "errors": "warn", "gone": "bad", "failing": "bad"},
+    "delivery": {"failed": "bad", "retrying": "warn", "queued": "info", "delivered": "good"},
+    # Of the audit, by its last word.
+    "action": {
+        "started": "info",
+        "resumed": "info",
+        "enabled": "info",
+        "resent": "info",
+        "restored": "info",
+        "rolled_back": "info",
+        "done": "good",
+        "resolved": "good",
+        "paused": "warn",
+        "undone": "warn",
+        "undo_started": "warn",
+        "withdrawn": "warn",
+        "stopped": "bad",
+    },
+}
 #: Where there is no value.
 NOTHING: Final = "\N{EN DASH}"
 _MINUTE: Final = 60
@@ -124,6 +165,11 @@ def literal(value: object) -> str:
 def short_models(text: str) -> str:
     """Return *text* with each model ref as ``owner/name:01234567…``."""
     return _VERSION.sub(r":\1…", text)
+
+
+def kind(status: str, of: str) -> str:
+    """Return the colour of the *status* of a stage, letter, replay, outcome, change, endpoint, delivery or action."""
+    return _KINDS[of].get(status, "quiet")
 
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {

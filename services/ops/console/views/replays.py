@@ -13,8 +13,7 @@ from pydantic import JsonValue
 
 from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
-from services.ops.console.views.formats import number
-from services.ops.console.views.kinds import kind
+from services.ops.console.views.formats import kind, number
 from services.ops.replays.plan import UNDOABLE, Outcome, Status
 from services.ops.replays.views import ReplayView
 from shared.contract.text import plural

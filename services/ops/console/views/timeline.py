@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, JsonValue
 
-from services.ops.console.views.formats import duration
-from services.ops.console.views.kinds import kind
+from services.ops.console.views.formats import duration, kind
 from services.ops.console.views.queues import EventDeliveryAnswer
 from services.ops.letters.views import LetterLine
 from shared.contract.text import plural

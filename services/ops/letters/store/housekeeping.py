@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
-from services.ops.letters.ended import QUEUES
+from services.ops.letters.letter import CLOSED_QUEUES
 from services.ops.session import ITSELF, Session, audit
 from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection
@@ -74,7 +74,7 @@ class Housekeeping(Session):
 
     async def open_of_trainings(self, *, after: int, limit: int) -> list[tuple[int, str]]:
         """Return (number, training id) of open dead letters numbered above *after* that their trainings' end closes."""
-        return [(row["number"], row["training_id"]) for row in await self._fetch(_OPEN, after, limit, QUEUES)]
+        return [(row["number"], row["training_id"]) for row in await self._fetch(_OPEN, after, limit, CLOSED_QUEUES)]
 
     async def close(self, reasons: Mapping[int, str]) -> None:
         """Resolve those of these dead letters that are open, each for its reason."""
