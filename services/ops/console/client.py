@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeVar
 
 import httpx
@@ -157,35 +157,31 @@ class Apis:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
 class Clients:
-    """The console's clients."""
+    """The console's clients, each of an API at ``/v1``."""
 
-    def __init__(
-        self, ops: HttpClient, state: HttpClient, notifier: HttpClient, audit: Audit, *, may_speak_for_others: bool
-    ) -> None:
-        """
-        Ask *ops* (see `in_process`), *state* and *notifier*, each at ``/v1``.
-
-        *may_speak_for_others*: the token of the last two may name the person for whom it asks.
-        """
-        self._ops = ops
-        self._state = state
-        self._notifier = notifier
-        self._audit = audit
-        self._may_speak_for_others = may_speak_for_others
+    #: See `in_process`.
+    ops: HttpClient
+    state: HttpClient
+    notifier: HttpClient
+    audit: Audit
+    _: KW_ONLY
+    #: Whether the token of state and the notifier may name the person for whom it asks.
+    may_speak_for_others: bool
 
     def of(self, session: Session) -> Apis:
         """Return the APIs as the person of *session* may use them."""
         name = to_header(session.name)
         own = {"Authorization": f"Bearer {session.token.secret}", _PERSON.decode(): name}
-        others = {ON_BEHALF_OF: name} if self._may_speak_for_others else {}
+        others = {ON_BEHALF_OF: name} if self.may_speak_for_others else {}
         may_write = session.may_write
         return Apis(
-            ops=Api(self._ops, own, may_write=may_write, ours=True),
-            state=Api(self._state, others, may_write=may_write),
-            notifier=Api(self._notifier, others, may_write=may_write),
-            audit=self._audit,
-            by="" if self._may_speak_for_others else f" (by {session.name})",
+            ops=Api(self.ops, own, may_write=may_write, ours=True),
+            state=Api(self.state, others, may_write=may_write),
+            notifier=Api(self.notifier, others, may_write=may_write),
+            audit=self.audit,
+            by="" if self.may_speak_for_others else f" (by {session.name})",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -120,7 +121,7 @@ class Visit:
         session: Session = self.request.scope[SESSION]
         return session
 
-    @property
+    @cached_property
     def apis(self) -> Apis:
         return self.console.clients.of(self.session)
 

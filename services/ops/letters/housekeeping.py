@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -36,27 +37,23 @@ class LetterList(Protocol):
     async def __call__(self, *, after: int, limit: int) -> list[tuple[int, str]]: ...
 
 
+@dataclass(slots=True)
 class LookUps:
     """Looks up the trainings of dead letters, a few at a time, and after a while all of them once more."""
 
-    def __init__(
-        self,
-        name: str,
-        letters: LetterList,
-        find_trainings: FindTrainings,
-        keep: Keep,
-        *,
-        rounds_before_all: int,
-    ) -> None:
-        self._name = name
-        self._letters = letters
-        self._find_trainings = find_trainings
-        self._keep = keep
-        #: The trainings that cannot be looked up, by Replicate's ids.
-        self.aside: SetAside[str] = SetAside(name)
-        self._rounds_before_all = rounds_before_all
-        self._after = 0
-        self._idle = 0
+    name: str
+    letters: LetterList
+    find_trainings: FindTrainings
+    keep: Keep
+    _: KW_ONLY
+    rounds_before_all: int
+    #: The trainings that cannot be looked up, by Replicate's ids.
+    aside: SetAside[str] = field(init=False)
+    _after: int = field(init=False, default=0)
+    _idle: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.aside = SetAside(self.name)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look up trainings until *stopping* is set."""
@@ -64,15 +61,15 @@ class LookUps:
         async def work() -> float:
             return _BETWEEN_SECONDS if await self.round() else _IDLE_SECONDS
 
-        await run_periodically(self._name, work, stopping)
+        await run_periodically(self.name, work, stopping)
 
     async def round(self) -> int:
         """Look up the trainings of the next dead letters; return how many dead letters there were."""
-        letters = await self._letters(after=self._after, limit=_LETTERS_AT_ONCE)
+        letters = await self.letters(after=self._after, limit=_LETTERS_AT_ONCE)
 
         async def look_up(training_ids: Sequence[str]) -> None:
-            found = await self._find_trainings(training_ids)
-            await self._keep({number: found[training_id] for number, training_id in letters if training_id in found})
+            found = await self.find_trainings(training_ids)
+            await self.keep({number: found[training_id] for number, training_id in letters if training_id in found})
 
         done = await self.aside.together(dict.fromkeys(training_id for _, training_id in letters), look_up, key=str)
         if done.down:
@@ -81,7 +78,7 @@ class LookUps:
             self._after = letters[-1][0]
         else:
             self._idle += 1
-            if self._idle >= self._rounds_before_all:
+            if self._idle >= self.rounds_before_all:
                 self._idle = self._after = 0
         return len(letters)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import generate_latest
@@ -50,36 +50,31 @@ class _Answer:
     counts: Mapping[str, QueueAnswer]
 
 
+@dataclass(slots=True)
 class Running:
     """What runs: the other processes by their addresses, this one, and the queues between them."""
 
-    def __init__(
-        self,
-        addresses: Mapping[str, str],
-        itself: Callable[[], Awaitable[Health]],
-        *,
-        version: str,
-        amqp_url: str,
-        management: Management | None,
-        topology: Topology,
-        deadline_seconds: float = _DEADLINE_SECONDS,
-    ) -> None:
-        """*addresses* are those of the other processes; *version* is this one's, and *itself* its health."""
-        self._addresses = addresses
-        self._itself = itself
-        self._version = version
-        self._amqp_url = amqp_url
-        self._management = management
-        self._topology = topology
-        self._deadline_seconds = deadline_seconds
-        self._looked: _Recent[Mapping[str, Seen]] = _Recent(self._look)
-        self._counted: _Recent[_Answer] = _Recent(self._count)
-        self._arrivals = Arrivals()
+    addresses: Mapping[str, str]
+    #: The health of this process.
+    itself: Callable[[], Awaitable[Health]]
+    _: KW_ONLY
+    version: str
+    amqp_url: str
+    management: Management | None
+    topology: Topology
+    deadline_seconds: float = _DEADLINE_SECONDS
+    _looked: _Recent[Mapping[str, Seen]] = field(init=False)
+    _counted: _Recent[_Answer] = field(init=False)
+    _arrivals: Arrivals = field(init=False, default_factory=Arrivals)
+
+    def __post_init__(self) -> None:
+        self._looked = _Recent(self._look)
+        self._counted = _Recent(self._count)
 
     async def processes(self) -> Processes:
         seen = await self.seen()
         return Processes(
-            at=now(), version=self._version, processes=[self._process(name, each) for name, each in seen.items()]
+            at=now(), version=self.version, processes=[self._process(name, each) for name, each in seen.items()]
         )
 
     async def seen(self) -> Mapping[str, Seen]:
@@ -88,7 +83,7 @@ class Running:
 
     async def queues(self) -> Queues:
         seen, answer = await asyncio.gather(self.seen(), self._counted.get())
-        queues = [self._queue(queue, seen, answer.counts) for queue in self._topology.queues]
+        queues = [self._queue(queue, seen, answer.counts) for queue in self.topology.queues]
         return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -102,24 +97,24 @@ class Running:
     # Processes
 
     async def _look(self) -> Mapping[str, Seen]:
-        looks = (look_at(*each, self._version, seconds=self._deadline_seconds) for each in self._addresses.items())
+        looks = (look_at(*each, self.version, seconds=self.deadline_seconds) for each in self.addresses.items())
         *others, itself = await asyncio.gather(*looks, self._look_at_itself())
-        return {**dict(zip(self._addresses, others, strict=True)), _OURSELVES: itself}
+        return {**dict(zip(self.addresses, others, strict=True)), _OURSELVES: itself}
 
     async def _look_at_itself(self) -> Seen:
         try:
-            async with asyncio.timeout(self._deadline_seconds):
-                health = await self._itself()
+            async with asyncio.timeout(self.deadline_seconds):
+                health = await self.itself()
         except TimeoutError:
-            detail = f"its checks did not end within {self._deadline_seconds:g} s: what it depends on hangs"
+            detail = f"its checks did not end within {self.deadline_seconds:g} s: what it depends on hangs"
             return Seen(ProcessState.NOT_READY, detail, f"Postgres may be frozen; log of {_OURSELVES}")
-        return judge(_OURSELVES, health, self._version, oldest_deliveries(generate_latest().decode(), _OURSELVES))
+        return judge(_OURSELVES, health, self.version, oldest_deliveries(generate_latest().decode(), _OURSELVES))
 
     def _process(self, name: str, seen: Seen) -> ProcessView:
         health = seen.health
         return ProcessView(
             name=name,
-            address=self._addresses.get(name),
+            address=self.addresses.get(name),
             state=seen.state,
             detail=seen.detail,
             then=seen.then,
@@ -131,18 +126,18 @@ class Running:
     # Queues
 
     async def _count(self) -> _Answer:
-        if self._management is None:
+        if self.management is None:
             return await self._passively(_NO_MANAGEMENT)
         query = {
-            "name": exactly(*(queue.name for queue in self._topology.queues)),
+            "name": exactly(*(queue.name for queue in self.topology.queues)),
             "use_regex": "true",
             "columns": _COLUMNS,
             "page": "1",
             "page_size": _PAGE,
         }
         try:
-            async with asyncio.timeout(self._deadline_seconds):
-                page = await self._management.find(PageAnswer[QueueAnswer], "queues", query=query)
+            async with asyncio.timeout(self.deadline_seconds):
+                page = await self.management.find(PageAnswer[QueueAnswer], "queues", query=query)
         except TimeoutError:
             return await self._passively("the rates are not known: RabbitMQ's management API does not answer in time")
         except ModelswapError as error:
@@ -153,7 +148,7 @@ class Running:
 
     async def _passively(self, trouble: str) -> _Answer:
         """Ask RabbitMQ itself, for lossy queues apart: where their node is down, they have no answer."""
-        parts = [[queue.name for queue in self._topology.queues if queue.is_lossy is lossy] for lossy in (False, True)]
+        parts = [[queue.name for queue in self.topology.queues if queue.is_lossy is lossy] for lossy in (False, True)]
         found = await asyncio.gather(*map(self._depths, parts))
         counts = {name: each for counts, _ in found for name, each in counts.items()}
         troubles = [trouble, *(said for _, said in found if said)]
@@ -161,8 +156,8 @@ class Running:
 
     async def _depths(self, names: Sequence[str]) -> tuple[Mapping[str, QueueAnswer], str]:
         try:
-            async with asyncio.timeout(self._deadline_seconds):
-                found = await depths(self._amqp_url, names, name="modelswap ops looks at queues")
+            async with asyncio.timeout(self.deadline_seconds):
+                found = await depths(self.amqp_url, names, name="modelswap ops looks at queues")
         except LINK_ERRORS as error:
             return {}, say(error)
         counts = {
@@ -185,7 +180,7 @@ class Running:
             problem = why_stuck(name, waiting, counted.consumers, oldest or 0.0)
         return QueueView(
             name=name,
-            kind=kind_of(queue, self._topology.delays),
+            kind=kind_of(queue, self.topology.delays),
             process=process,
             ready=counted.messages_ready,
             unacked=counted.messages_unacknowledged,
