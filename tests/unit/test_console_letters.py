@@ -18,6 +18,7 @@ from services.ops.console.views.letters import (
     change_sentence,
     changed_sentence,
     found_count,
+    narrowed,
     offers,
     selection_of,
 )
@@ -158,19 +159,17 @@ def suggestions(**values: list[tuple[str, int]]) -> Suggestions:
 
 
 def test_only_values_that_tell_letters_apart_are_offered():
-    found = offers(
+    chosen = {"text": "gone"}
+
+    ((facet, values),) = offers(
         suggestions(queue=[("q", 10)], error_code=[("a", 7), ("b", 3)], user_id=[("x", 1), ("y", 1)], event_type=[]),
-        {"text": "gone"},
+        chosen,
     )
 
-    assert [(each.label, [(o.value, o.letters, o.address) for o in each.offers]) for each in found] == [
-        (
-            "Error",
-            [
-                ("a", 7, "/dead-letters?show=list&text=gone&error_code=a"),
-                ("b", 3, "/dead-letters?show=list&text=gone&error_code=b"),
-            ],
-        )
+    assert LETTER_FIELDS[facet] == "Error"
+    assert [(each.value, each.letters, narrowed(chosen, facet, each.value)) for each in values] == [
+        ("a", 7, "/dead-letters?show=list&text=gone&error_code=a"),
+        ("b", 3, "/dead-letters?show=list&text=gone&error_code=b"),
     ]
 
 
@@ -179,9 +178,9 @@ def test_a_chosen_field_is_not_offered_again():
 
 
 def test_a_status_narrows_the_list_down_and_shows_no_groups():
-    (found,) = offers(suggestions(status=[("open", 7), ("dropped", 3)]), {})
+    ((facet, values),) = offers(suggestions(status=[("open", 7), ("dropped", 3)]), {})
 
-    assert found.offers[0].address == "/dead-letters?show=list&status=open"
+    assert narrowed({}, facet, values[0].value) == "/dead-letters?show=list&status=open"
 
 
 def test_a_count_says_when_there_are_more():

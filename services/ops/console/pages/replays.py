@@ -83,6 +83,7 @@ async def _show_form(visit: Visit, problem: ProblemView | None = None) -> Respon
         selection=selection,
         found=None if found is None else found_count(found),
         offers=[] if found is None else offers(found, {"status": "", **chosen}),
+        fields=LETTER_FIELDS,
         typed={name: typed.get(name, default) for name, default in _TYPED.items()},
         problem=problem,
     )

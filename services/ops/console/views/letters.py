@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from services.ops.console.views.charts import Point, bars, sparkbars
 from services.ops.console.views.filters import LETTER_FIELDS, address
 from services.ops.console.views.formats import number
-from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions
+from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions, ValueCount
 from shared.contract.text import plural
 
 PATH: Final = "/dead-letters"
@@ -50,39 +50,20 @@ class Group(GroupView):
         return f"{plural(self.last_day, 'failure')} in the last 24 hours, {number(self.last_hour)} in the last hour"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A value that narrows a filter down, and the address with it."""
-
-    value: str
-    letters: int
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Offers:
-    """The values of one field."""
-
-    label: str
-    offers: Sequence[Offer]
-
-
-def offers(suggestions: Suggestions, chosen: Mapping[str, str]) -> list[Offers]:
+def offers(suggestions: Suggestions, chosen: Mapping[str, str]) -> list[tuple[Facet, Sequence[ValueCount]]]:
     """Return the values that tell the found dead letters apart, by fields that *chosen* does not have."""
-    found = []
-    # A status alone would show groups.
-    here = {"show": "list", **chosen}
+    found: list[tuple[Facet, Sequence[ValueCount]]] = []
     for facet in Facet:
-        values = suggestions.values.get(facet, ())
         # A value that all of them have tells nothing apart, and neither does one that each has alone.
-        tells = [each for each in values if each.letters < suggestions.letters]
+        tells = [each for each in suggestions.values.get(facet, ()) if each.letters < suggestions.letters]
         if facet.value not in chosen and tells and tells[0].letters > 1:
-            shown = [
-                Offer(each.value, each.letters, address(PATH, here, {facet.value: each.value}))
-                for each in tells[:_OFFERED]
-            ]
-            found.append(Offers(LETTER_FIELDS[facet.value], shown))
+            found.append((facet, tells[:_OFFERED]))
     return found
+
+
+def narrowed(chosen: Mapping[str, str], facet: Facet, value: str) -> str:
+    """Return the address of the list of those that also have *value*; a status alone would show groups."""
+    return address(PATH, {"show": "list"}, chosen, {facet.value: value})
 
 
 def typed(suggestions: Suggestions) -> dict[str, list[str]]:
