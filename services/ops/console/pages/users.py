@@ -15,14 +15,7 @@ from services.ops.console.console import Console, Done, Visit, as_problem, form_
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView, problem_view
-from services.ops.console.views.trainings import (
-    ChangeAnswer,
-    ModelAnswer,
-    Plan,
-    TrainingAnswer,
-    plan_of,
-    user_path,
-)
+from services.ops.console.views.trainings import ChangeAnswer, ModelAnswer, TrainingAnswer, user_path
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 
@@ -60,7 +53,7 @@ async def _show_user(visit: Visit, problem: ProblemView | None = None) -> Respon
     plan, is_choice = None, False
     if may_write:
         try:
-            plan = await _plan(visit, user, current)
+            plan = await _plan(visit, user)
         except (Refused, ServiceDown) as error:
             is_choice = isinstance(error, Refused) and error.kind == "nothing-to-roll-back-to"
             problem = problem or (None if is_choice else problem_view(as_problem(error)))
@@ -102,8 +95,8 @@ async def _withdraw(visit: Visit) -> Done:
     return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
 
-async def _plan(visit: Visit, user: str, current: ModelAnswer | None) -> Plan | None:
-    """Return what the rollback or withdrawal that is asked for would change, by a dry run."""
+async def _plan(visit: Visit, user: str) -> ModelAnswer | ChangeAnswer | None:
+    """Return what the rollback or withdrawal that is asked for would lead to, by a dry run."""
     apis, wanted = visit.apis, _wanted(visit)
     if wanted is None:
         return None
@@ -111,8 +104,8 @@ async def _plan(visit: Visit, user: str, current: ModelAnswer | None) -> Plan | 
     path = f"/users/{quoted(user)}/model/{verb}"
     body: dict[str, JsonValue] = {"reason": _PREVIEW, "dry_run": True}
     if verb == "withdraw":
-        return plan_of(current, await apis.state.post(ChangeAnswer, path, body))
-    return plan_of(current, await apis.state.post(ModelAnswer, path, {**body, "to": to or None}))
+        return await apis.state.post(ChangeAnswer, path, body)
+    return await apis.state.post(ModelAnswer, path, {**body, "to": to or None})
 
 
 def _wanted(visit: Visit) -> tuple[str, str] | None:

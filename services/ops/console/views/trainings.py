@@ -27,7 +27,6 @@ STAGES: Final = (
     "unverified",
 )
 UNDERWAY: Final = STAGES[:3]
-_NO_MODEL: Final = "no model"
 #: The reason that state writes for a swap by a replay.
 _REPLAYED: Final = re.compile(r"replay ([0-9a-f-]{36}):(\d{1,18})", re.ASCII)
 _TITLES: Final = {
@@ -204,31 +203,3 @@ def user_path(user_id: str, **query: str | None) -> str:
     """Return the address of a user's page. The id may hold any printable character."""
     given = urlencode({name: value for name, value in query.items() if value is not None})
     return f"/users/{quote(user_id, safe='')}" + (f"?{given}" if given else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a rollback or withdrawal would change, before it is done."""
-
-    #: The last part of the form's address.
-    verb: str
-    before: str
-    after: str
-    #: The target of the rollback, whole; None in a withdrawal.
-    to: str | None
-    #: Of the model that the plan was made with; None: there is none.
-    generation: int | None
-    new_generation: int
-
-
-def plan_of(current: ModelAnswer | None, planned: ModelAnswer | ChangeAnswer) -> Plan:
-    """Return the plan of a rollback to a model, or of a withdrawal, by the answer of its dry run."""
-    to = planned.reference if isinstance(planned, ModelAnswer) else None
-    return Plan(
-        verb="withdraw" if to is None else "rollback",
-        before=_NO_MODEL if current is None else current.reference,
-        after=_NO_MODEL if to is None else to,
-        to=to,
-        generation=None if current is None else current.generation,
-        new_generation=planned.generation,
-    )
