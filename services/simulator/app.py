@@ -122,7 +122,7 @@ class _Control:
         described = await read(request, DescribedTraining)
         api_url = f"{request.url.scheme}://{request.url.netloc}"
         training = described.training(request.path_params["id"], api_url=api_url)
-        self._simulator.add_described(training)
+        self._simulator.world.add_described(training)
         return JSONResponse(self._plan_of(training))
 
     def _plan_of(self, training: Training) -> dict[str, JsonValue]:

@@ -16,13 +16,11 @@ import structlog
 
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.knobs import Knobs
-from services.simulator.models import Version
 from services.simulator.prediction import Prediction
-from services.simulator.requests import JobRequest, TrainingRequest
 from services.simulator.schedule import LOG_INTERVAL_SECONDS, RETRY_DELAYS_SECONDS, Due, message_id, webhooks
 from services.simulator.store import Store
 from services.simulator.training import Training
-from services.simulator.world import JobT, World
+from services.simulator.world import Kept, World
 from shared.replicate.signature import signed_headers
 from shared.runtime import clock
 from shared.runtime.client import HttpClient, Unanswered
@@ -67,7 +65,7 @@ class Simulator:
     def __init__(self, *, store: Store | None = None, **knobs: Any) -> None:
         self.knobs = Knobs(**knobs)
         self._store = store
-        self.world = World(self.knobs, restarts=store.restarts, keep=store.keep) if store else World(self.knobs)
+        self.world = World(self.knobs, restarts=store.restarts if store else 0, changed=self.changed)
         #: The latest attempts, oldest first.
         self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
         #: Number of calls of each API route and id ("" for a route without one).
@@ -86,32 +84,6 @@ class Simulator:
     def now(self) -> datetime:
         return clock.now()
 
-    def create_training(self, request: TrainingRequest, *, trainer: str, version: str, api_url: str) -> Training | None:
-        """Create a training; return None if the destination does not exist."""
-        training = self.world.create_training(
-            request, trainer=trainer, version=version, api_url=api_url, now=self.now()
-        )
-        if training is not None:
-            self._follow(training)
-        return training
-
-    def create_prediction(
-        self, request: JobRequest, version: Version, *, deadline_seconds: float, api_url: str
-    ) -> Prediction:
-        prediction = self.world.create_prediction(
-            request, version, deadline_seconds=deadline_seconds, api_url=api_url, now=self.now()
-        )
-        self._follow(prediction)
-        return prediction
-
-    def cancel(self, job: JobT) -> JobT:
-        """Cancel *job* unless it has ended; return its new state."""
-        if job.has_ended(job.seconds(self.now())):
-            return job
-        canceled = self.world.cancel(job, now=self.now())
-        self._follow(canceled)
-        return canceled
-
     def order(self, order: FaultOrder) -> bool:
         """Apply a fault order; return False if its training does not run."""
         if order.training_id is None:
@@ -120,7 +92,7 @@ class Simulator:
         training = self.world.find_training(order.training_id)
         if training is None or training.has_ended(training.seconds(self.now())):
             return False
-        self._follow(self.world.change_training(training, order, now=self.now()))
+        self.world.change_training(training, order, now=self.now())
         return True
 
     def resume(self) -> None:
@@ -134,12 +106,6 @@ class Simulator:
                 # The product may start after the simulator, so the retries span a real minute.
                 self._follow(item, retry_delays=RETRY_DELAYS_SECONDS)
 
-    def add_described(self, training: Training) -> None:
-        """Add a training, replacing one with the same id, whose webhooks are not posted any more."""
-        if before := self._followers.pop(training.id, None):
-            before.cancel()
-        self.world.add_described(training)
-
     async def settled(self) -> None:
         """Wait until every job with a webhook has ended, and its webhooks were accepted or gave up retrying."""
         while self._tasks:
@@ -150,6 +116,13 @@ class Simulator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.__aexit__()
+
+    def changed(self, item: Kept) -> None:
+        """Store a new or changed *item* of the world; post the webhooks of a job as it is now."""
+        if self._store is not None:
+            self._store.keep(item)
+        if isinstance(item, Training | Prediction):
+            self._follow(item)
 
     def _follow(self, job: Training | Prediction, *, retry_delays: Sequence[float] = ()) -> None:
         """Post the webhooks of *job* as they become due, instead of those of its earlier state."""

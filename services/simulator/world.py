@@ -40,14 +40,14 @@ class World:
     """
     The whole simulated state. The time is passed in.
 
-    *keep* is called with each new or changed item; `restore` brings the items back after a restart. New ids depend on
-    the number of *restarts*, so that they differ from the restored ones.
+    *changed* is called with each new or changed item; `restore` brings the items back after a restart. New ids depend
+    on the number of *restarts*, so that they differ from the restored ones.
     """
 
-    def __init__(self, knobs: Knobs, *, restarts: int = 0, keep: Callable[[Kept], object] = lambda _: None) -> None:
+    def __init__(self, knobs: Knobs, *, restarts: int = 0, changed: Callable[[Kept], object] = lambda _: None) -> None:
         self._knobs = knobs
         self._seed = f"{knobs.seed}:{restarts}" if restarts else str(knobs.seed)
-        self._keep = keep
+        self._changed = changed
         #: By name, oldest first.
         self._models = {OFFICIAL.name: OFFICIAL}
         self._trainings: dict[str, Training] = {}
@@ -70,7 +70,7 @@ class World:
             return False
         self._models[model.name] = model
         self._gone_at.pop(model.name, None)
-        self._keep(model)
+        self._changed(model)
         return True
 
     def find_model(self, name: str) -> Model | None:
@@ -117,7 +117,7 @@ class World:
 
     def _delete(self, name: str, at: datetime) -> None:
         self._gone_at[name] = at
-        self._keep(Deletion(name, at))
+        self._changed(Deletion(name, at))
 
     def _is_gone(self, version_id: str, now: datetime) -> bool:
         gone_at = self._gone_at.get(version_id)
@@ -190,10 +190,8 @@ class World:
         """Newest first."""
         return list(reversed(self._trainings.values()))
 
-    def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> Training:
-        changed = found.with_orders(order.faults, at=found.seconds(now))
-        self._set(changed)
-        return changed
+    def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> None:
+        self._set(found.with_orders(order.faults, at=found.seconds(now)))
 
     def restore(self, kept: Iterable[Kept]) -> None:
         """Add the items that were kept before a restart, and the destinations of trainings that are not among them."""
@@ -256,13 +254,15 @@ class World:
 
     def cancel(self, found: JobT, *, now: datetime) -> JobT:
         """Return the *found* job, canceled unless it has ended."""
+        if found.has_ended(found.seconds(now)):
+            return found
         canceled = found.cut(found.seconds(now), Status.CANCELED)
         self._set(canceled)
         return canceled
 
     def _set(self, changed: Training | Prediction) -> None:
         self._add(changed)
-        self._keep(changed)
+        self._changed(changed)
 
     def _add(self, job: Training | Prediction) -> None:
         if isinstance(job, Training):

@@ -107,7 +107,7 @@ async def running_twice(
         log_interval_real_seconds=2,
         retry_delays_real_seconds=(0.5, 1, 2, 4, 8),
     )
-    world = simulator.world = ScriptedWorld(simulator.knobs, cases)
+    world = simulator.world = ScriptedWorld(simulator.knobs, cases, changed=simulator.changed)
     async with contextlib.AsyncExitStack() as opened:
         enter = opened.enter_async_context
         database_url = await enter(new_database(postgres_url or postgres.url))

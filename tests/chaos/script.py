@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from services.simulator.job import Status
 from services.simulator.knobs import Knobs
 from services.simulator.requests import TrainingRequest
 from services.simulator.training import Training
-from services.simulator.world import World
+from services.simulator.world import Kept, World
 
 _TRAININGS_OF_A_USER: Final = 5
 #: Of 100 trainings so many are canceled by the product, if it comes in time.
@@ -150,8 +150,10 @@ _WEIGHTS: Final = (40, 15, 10, 5, 8, 7, 15)
 class ScriptedWorld(World):
     """A Replicate that does with each training what its case says, however often and in whatever order it is asked."""
 
-    def __init__(self, knobs: Knobs, cases: Sequence[Case]) -> None:
-        super().__init__(knobs)
+    def __init__(
+        self, knobs: Knobs, cases: Sequence[Case], *, changed: Callable[[Kept], object] = lambda _: None
+    ) -> None:
+        super().__init__(knobs, changed=changed)
         self.cases = cases
         #: How often each case was started.
         self.started: Counter[int] = Counter()

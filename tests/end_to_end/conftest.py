@@ -16,7 +16,6 @@ from deploy.local.errors import Unavailable
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, Faults
 from services.simulator.job import NEVER, Life, Status
-from services.simulator.knobs import Knobs
 from services.simulator.models import Version
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
@@ -47,8 +46,8 @@ class RecordedWorld(World):
     is removed.
     """
 
-    def __init__(self, knobs: Knobs) -> None:
-        super().__init__(knobs)
+    def __init__(self, simulator: Simulator) -> None:
+        super().__init__(simulator.knobs, changed=simulator.changed)
         self._removed: set[str] = set()
 
     def remove(self, training_id: str) -> None:
@@ -107,7 +106,7 @@ async def open_stack(
     each process has just its own rights on the broker.
     """
     simulator = Simulator(**{"speed": 300.0, "secret": WEBHOOK_SECRET, **knobs})
-    simulator.world = RecordedWorld(simulator.knobs)
+    simulator.world = RecordedWorld(simulator)
     async with running(simulator) as replicate_url, new_database(database_url) as database:
         stack = Stack(
             folder,

@@ -29,7 +29,9 @@ async def ended(simulator: Simulator, user: str, *, outcome: Status = Status.SUC
     simulator.order(FaultOrder(destination=destination, outcome=outcome, duration_seconds=1))
     name, _, version = TRAINER.partition(":")
     request = TrainingRequest(destination=destination, input={"steps": 1000})
-    training = simulator.create_training(request, trainer=name, version=version, api_url="http://127.0.0.1")
+    training = simulator.world.create_training(
+        request, trainer=name, version=version, api_url="http://127.0.0.1", now=simulator.now()
+    )
     assert training is not None
     while not training.has_ended(training.seconds(simulator.now())):
         await asyncio.sleep(0.01)

@@ -57,7 +57,9 @@ class Person:
             webhook=self.address if webhook is None else webhook,
             webhook_events_filter=_EVENTS,
         )
-        training = simulator.create_training(request, trainer=name, version=version, api_url="http://127.0.0.1")
+        training = simulator.world.create_training(
+            request, trainer=name, version=version, api_url="http://127.0.0.1", now=simulator.now()
+        )
         assert training is not None
         return training
 

@@ -36,8 +36,12 @@ async def test_a_version_found_in_the_list_is_used_if_unambiguous(servers: Urls,
         simulator.order(FaultOrder(destination="acme/beside", version_late_seconds=1e9))
         beside = await start(stack, "beside", "acme/beside")
         name, _, version = TRAINER.partition(":")
-        strangers = simulator.create_training(
-            TrainingRequest(destination="acme/beside", input={}), trainer=name, version=version, api_url="http://x"
+        strangers = simulator.world.create_training(
+            TrainingRequest(destination="acme/beside", input={}),
+            trainer=name,
+            version=version,
+            api_url="http://x",
+            now=simulator.now(),
         )
 
         others = [*twice, *shared, beside]

@@ -229,8 +229,9 @@ async def test_trainings_are_listed_by_pages_forth_and_back(official):
     await official.create_model()
     official.simulator.order(FaultOrder(duration_seconds=LONG_SECONDS, next=205))
     request = TrainingRequest(destination="acme/u-42", input={})
-    begin = functools.partial(official.simulator.create_training, request, trainer=TRAINER, version=TRAINER_VERSION)
-    created = [training.id for _ in range(205) if (training := begin(api_url=official.client._base_url))]
+    world, url, now = official.simulator.world, official.client._base_url, official.simulator.now()
+    begin = functools.partial(world.create_training, request, trainer=TRAINER, version=TRAINER_VERSION)
+    created = [training.id for _ in range(205) if (training := begin(api_url=url, now=now))]
 
     first, second, third = await official.pages("list", official.client.trainings)
     await official.train()

@@ -40,7 +40,7 @@ async def test_a_restart_forgets_no_training_and_no_prediction(tmp_path):
     async with started(tmp_path / "state") as simulator:
         succeeds = train(simulator, "", output=None, drop=["start"])
         aborted = train(simulator, "", outcome="aborted")
-        canceled = simulator.cancel(train(simulator, ""))
+        canceled = simulator.world.cancel(train(simulator, ""), now=clock.now())
         version = await made(simulator, succeeds.makes)
         drawn = simulator.world.create_prediction(
             JobRequest(input={"prompt": "x"}), version, deadline_seconds=60, api_url="http://here", now=clock.now()
@@ -67,7 +67,7 @@ async def test_a_restart_keeps_models_and_their_visibility(tmp_path):
 
 async def test_a_restart_keeps_a_models_deletion(tmp_path):
     async with started(tmp_path / "state") as simulator:
-        destination = simulator.cancel(train(simulator, "")).destination
+        destination = simulator.world.cancel(train(simulator, ""), now=clock.now()).destination
         simulator.world.create_model(Model("acme/again"))
         for name in (destination, "acme/again"):
             assert simulator.world.delete_model(Model(name), now=clock.now())
@@ -169,7 +169,9 @@ async def test_a_file_of_something_else_is_refused(tmp_path):
 async def test_without_a_file_nothing_is_kept():
     simulator = Simulator(**QUICK)
     request = TrainingRequest(destination="a/b", input={})
-    assert simulator.create_training(request, trainer="a/b", version="e" * 64, api_url="http://here")
+    assert simulator.world.create_training(
+        request, trainer="a/b", version="e" * 64, api_url="http://here", now=clock.now()
+    )
     simulator.resume()
     await simulator.close()
 

@@ -49,7 +49,9 @@ def train(simulator: Simulator, webhook: str, events: list[WebhookEvent] = ALL, 
     request = TrainingRequest(
         destination="acme/u-42", input={"steps": 20}, webhook=webhook, webhook_events_filter=frozenset(events)
     )
-    training = simulator.create_training(request, trainer="a/b", version="e" * 64, api_url="http://here")
+    training = simulator.world.create_training(
+        request, trainer="a/b", version="e" * 64, api_url="http://here", now=simulator.now()
+    )
     assert training is not None
     return training
 
@@ -191,7 +193,7 @@ async def test_a_cancel_is_told_at_once(receiver, simulate):
     training = train(simulator, receiver.url, [WebhookEvent.START, WebhookEvent.COMPLETED])
     await receiver.until(lambda: receiver.statuses_told == ["processing"])
 
-    canceled = simulator.cancel(training)
+    canceled = simulator.world.cancel(training, now=simulator.now())
     await settle(simulator)
 
     assert canceled.life.outcome == "canceled"

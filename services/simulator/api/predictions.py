@@ -78,8 +78,12 @@ class Predictions:
         deadline_seconds = _deadline(request)
         if not version.accepts(asked.input):
             raise Refused(422, title=INVALID, detail="- input: prompt is required\n")
-        prediction = self._simulator.create_prediction(
-            asked, version, deadline_seconds=deadline_seconds, api_url=own_url(request)
+        prediction = self._world.create_prediction(
+            asked,
+            version,
+            deadline_seconds=deadline_seconds,
+            api_url=own_url(request),
+            now=self._simulator.now(),
         )
         wait_seconds = _wait(request)
         prediction = await self._awaited(prediction, wait_seconds)
@@ -113,7 +117,7 @@ class Predictions:
         prediction = self._find(request)
         if prediction is None:
             return await self._trainings.cancel(request)
-        return JSONResponse(self._describe(self._simulator.cancel(prediction)))
+        return JSONResponse(self._describe(self._world.cancel(prediction, now=self._simulator.now())))
 
     def _find(self, request: Request) -> Prediction | None:
         return self._world.find_prediction(request.path_params["id"], now=self._simulator.now())

@@ -31,15 +31,16 @@ class Trainings:
         return JSONResponse(self._describe(self._asked(request)))
 
     async def cancel(self, request: Request) -> Response:
-        canceled = self._simulator.cancel(self._asked(request))
+        canceled = self._world.cancel(self._asked(request), now=self._simulator.now())
         return JSONResponse(self._describe(canceled) | {"logs": None})
 
     async def _create(self, request: Request) -> Response:
-        training = self._simulator.create_training(
+        training = self._world.create_training(
             await read(request, TrainingRequest),
             trainer=model_name(request),
             version=request.path_params["version"],
             api_url=own_url(request),
+            now=self._simulator.now(),
         )
         if training is None:
             raise Refused(404, detail="The specified training destination does not exist")
