@@ -12,7 +12,7 @@ def evaluate(node: RabbitMQ, expression: str) -> str:
     """The value of an Erlang *expression*, as text. A hundred times faster than rabbitmqctl."""
     done = subprocess.run(
         [node.binaries.epmd.with_name("erl_call"), "-n", node.name, "-e"],
-        env=node._prepare(),
+        env=node.environment,
         input=f"{expression}.\n",
         capture_output=True,
         text=True,

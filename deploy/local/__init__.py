@@ -8,7 +8,7 @@ Private RabbitMQ and Postgres servers on loopback, for machines without Docker. 
 *binaries*  which programs to run, and why those
 *debian*    RabbitMQ from Debian's or Ubuntu's packages, unpacked without root
 *cache*     where unpacked packages are kept
-*process*   a server's process, which ends with its launcher
+*process*   a server, which ends with its launcher
 
 A wheel of its own, `modelswap-local` (extra "local"), so that the production image has none of it. Standard library and
 three such files of `shared.runtime` (guard, guarded, ports) only, so that it runs before anything is installed.

@@ -14,7 +14,7 @@ from typing import Final
 
 from deploy.local.binaries import PostgresBinaries
 from deploy.local.errors import LocalServersError
-from deploy.local.process import Process, Server, nobody, ourselves
+from deploy.local.process import Process, nobody, ourselves
 from deploy.local.state import State
 
 #: Names of signals that mean something else to Postgres than to most. SIGTERM would wait for its clients to leave.
@@ -23,16 +23,24 @@ _CRASH: Final = signal.SIGQUIT  # not SIGKILL, which leaves its shared memory be
 _SSL_REQUEST: Final = (8).to_bytes(4) + (80877103).to_bytes(4)
 
 
-class Postgres(Server):
+class Postgres(Process):
     """One private Postgres. *durable*: a commit survives a crash of the machine, not only of Postgres."""
-
-    title = "Postgres"
 
     def __init__(self, binaries: PostgresBinaries, state: State, *, durable: bool, options: Mapping[str, str]) -> None:
         self.binaries = binaries
         self._state = state
         self._folder = state.folder / "postgres"
-        self._owner = nobody() if _is_root() else ourselves()  # Postgres refuses to run as root
+        # A stray PGDATA or PGHOST must not leak in.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        super().__init__(
+            "Postgres",
+            [],  # known at launch
+            {**environment, "LC_ALL": "C"},
+            log=self._folder / "log",
+            end_signal=_FAST_STOP if state.kept else _CRASH,
+            owner=nobody() if _is_root() else ourselves(),  # Postgres refuses to run as root
+            keeps_open=state.locks,
+        )
         self._options = {
             "listen_addresses": "127.0.0.1",
             "port": str(state.ports.postgres),
@@ -41,9 +49,6 @@ class Postgres(Server):
             **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
             **options,
         }
-        # A stray PGDATA or PGHOST must not leak in.
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        self._environment["LC_ALL"] = "C"
 
     @property
     def url(self) -> str:
@@ -51,11 +56,11 @@ class Postgres(Server):
 
     def stop(self) -> None:
         """Shut it down cleanly; clients are disconnected."""
-        self._running().stop(_FAST_STOP)
+        self.end_by(_FAST_STOP)
 
     def kill(self) -> None:
         """Crash it: at its next start it has to recover."""
-        self._running().stop(_CRASH)
+        self.end_by(_CRASH)
 
     def launch(self) -> None:
         self.end()
@@ -63,18 +68,10 @@ class Postgres(Server):
         if not (self._folder / "data" / "PG_VERSION").exists():
             self._create(programs)
         settings = [argument for name, value in self._options.items() for argument in ("-c", f"{name}={value}")]
-        self._process = Process(
-            self.title,
-            [str(programs / "postgres"), "-D", str(self._folder / "data"), *settings],
-            self._environment,
-            log=self._folder / "log",
-            end_signal=_FAST_STOP if self._state.kept else _CRASH,
-            owner=self._owner,
-            keeps_open=self._state.locks,
-        )
-        self._process.start()
+        self.command = [str(programs / "postgres"), "-D", str(self._folder / "data"), *settings]
+        super().launch()
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._state.ports.postgres), timeout=1) as connection:
             connection.sendall(_SSL_REQUEST)
             if connection.recv(1) not in (b"N", b"S"):
@@ -106,7 +103,7 @@ class Postgres(Server):
         password = self._folder / "password"
         password.touch(mode=0o600)
         password.write_text(self._state.password)
-        os.chown(password, self._owner.user, self._owner.group)
+        os.chown(password, self.owner.user, self.owner.group)
         initdb = [str(programs / "initdb"), f"--pgdata={self._make_data()}", "--username=postgres"]
         initdb += [f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         initdb += [] if self._state.kept else ["--no-sync"]
@@ -119,17 +116,17 @@ class Postgres(Server):
         data = self._folder / "data"
         shutil.rmtree(data, ignore_errors=True)  # incomplete, from an interrupted run; or a standby's old one
         data.mkdir(mode=0o700)
-        os.chown(data, self._owner.user, self._owner.group)
+        os.chown(data, self.owner.user, self.owner.group)
         return data
 
     def _run(self, command: Sequence[str], purpose: str) -> None:
         """Run a program of Postgres as its owner."""
         done = subprocess.run(
             command,
-            env=self._environment,
+            env=self.environment,
             cwd="/",
-            user=self._owner.user if _is_root() else None,
-            group=self._owner.group if _is_root() else None,
+            user=self.owner.user if _is_root() else None,
+            group=self.owner.group if _is_root() else None,
             extra_groups=[] if _is_root() else None,
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""A private server, and its process, which ends with its launcher. Edge: started through `shared.runtime.guard`."""
+"""A private server: a process that ends with its launcher. Edge: started through `shared.runtime.guard`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pwd
 import signal
 import subprocess
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from deploy.local.errors import LocalServersError
 from shared.runtime.guard import GRACE_SECONDS
@@ -40,16 +39,17 @@ def nobody() -> Owner:
     return Owner(entry.pw_uid, entry.pw_gid)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Process:
     """
-    One server's process.
+    One server's process, which can be started again.
 
     *end_signal* ends it, from `end` or when the launcher is gone. *keeps_open* are file descriptors that stay open
     until the server is gone, even if the launcher ends before.
     """
 
-    name: str
+    #: What messages call it.
+    title: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
@@ -63,7 +63,7 @@ class Process:
     def pid(self) -> int:
         """The server's own process id, not its guard's."""
         if not self.running:
-            raise LocalServersError(f"{self.name} is not running")
+            raise LocalServersError(f"{self.title} is not running")
         return self._pid
 
     @property
@@ -71,6 +71,12 @@ class Process:
         return self._guard is not None and self._guard.poll() is None
 
     def start(self) -> None:
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start it, without waiting until it is ready."""
+        self.end()
         owner = f"{self.owner.user}:{self.owner.group}"
         with self.log.open("ab") as log:
             self._guard = start_guard(
@@ -84,10 +90,25 @@ class Process:
         said = self._guard.stdout.readline()
         if not said:
             self.end()
-            raise LocalServersError(f"{self.name} could not be started:\n{self.last_lines()}")
+            raise LocalServersError(f"{self.title} could not be started:\n{self.last_lines()}")
         self._pid = int(said)
 
-    def stop(self, number: signal.Signals) -> None:
+    def is_ready(self) -> bool:
+        """Return whether it takes connections; an OSError, such as a refused connection, means that it does not yet."""
+        return self.running
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            if not self.running:
+                raise LocalServersError(f"{self.title} ended while it was starting:\n{self.last_lines()}")
+            with contextlib.suppress(OSError):
+                if self.is_ready():
+                    return
+            time.sleep(_POLL_SECONDS)
+        raise LocalServersError(f"{self.title} was not ready after {_READY_SECONDS} s:\n{self.last_lines()}")
+
+    def end_by(self, number: signal.Signals) -> None:
         """Send the signal *number* and wait until the process is gone."""
         if self._guard is None:
             return
@@ -108,60 +129,5 @@ class Process:
             self._guard.communicate()
             self._guard = None
 
-    def wait_until(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
-        """Wait until *ready* returns True; refused connections and incomplete answers count as False."""
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            if not self.running:
-                raise LocalServersError(f"{self.name} ended while it was starting:\n{self.last_lines()}")
-            with contextlib.suppress(OSError):
-                if ready():
-                    return
-            time.sleep(_POLL_SECONDS)
-        raise LocalServersError(f"{self.name} was not ready after {timeout_seconds:.0f} s:\n{self.last_lines()}")
-
     def last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-
-
-class Server(ABC):
-    """A private server, which can be started again on the same ports and data."""
-
-    #: What messages call it.
-    title: ClassVar[str]
-
-    _process: Process | None = None
-
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    @abstractmethod
-    def launch(self) -> None:
-        """Start it, without waiting until it is ready."""
-
-    @abstractmethod
-    def _is_ready(self) -> bool: ...
-
-    def start(self) -> None:
-        self.launch()
-        self.wait_until_ready()
-
-    def wait_until_ready(self) -> None:
-        self._running().wait_until(self._is_ready, timeout_seconds=_READY_SECONDS)
-
-    def end(self) -> None:
-        if self._process is not None:
-            self._process.end()
-
-    def last_lines(self) -> str:
-        return self._running().last_lines()
-
-    def _running(self) -> Process:
-        if self._process is None:
-            raise LocalServersError(f"{self.title} is not running")
-        return self._process

@@ -12,7 +12,7 @@ from typing import Final
 
 from deploy.local.binaries import RabbitMQBinaries
 from deploy.local.plugins import with_few_plugins
-from deploy.local.process import Process, Server
+from deploy.local.process import Process
 from deploy.local.state import Ports, State
 
 _USER: Final = "modelswap"
@@ -42,36 +42,27 @@ def node_name(ports: Ports) -> str:
     return f"modelswap-{ports.amqp}@localhost"
 
 
-class PortMapper(Server):
+class PortMapper(Process):
     """The port mapper (epmd) of all nodes, in the foreground: one that RabbitMQ starts would not end with them."""
 
-    title = "RabbitMQ's port mapper"
-
     def __init__(self, binaries: RabbitMQBinaries, state: State) -> None:
-        self._binaries = binaries
-        self._state = state
-
-    def launch(self) -> None:
-        self.end()
-        self._process = Process(
-            self.title,
-            [str(self._binaries.epmd)],
-            {**os.environ, "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(self._state.ports.epmd)},
-            log=self._state.folder / "epmd.log",
+        super().__init__(
+            "RabbitMQ's port mapper",
+            [str(binaries.epmd)],
+            {**os.environ, "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(state.ports.epmd)},
+            log=state.folder / "epmd.log",
             end_signal=signal.SIGTERM,
-            keeps_open=self._state.locks,
+            keeps_open=state.locks,
         )
-        self._process.start()
+        self._port = state.ports.epmd
 
-    def _is_ready(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self._state.ports.epmd), timeout=1):
+    def is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=1):
             return True
 
 
-class RabbitMQ(Server):
+class RabbitMQ(Process):
     """One private RabbitMQ, or one node of a cluster; its port mapper runs already."""
-
-    title = "RabbitMQ"
 
     def __init__(
         self, binaries: RabbitMQBinaries, state: State, *, cluster: Sequence[str] = (), configuration: str = ""
@@ -86,6 +77,14 @@ class RabbitMQ(Server):
         self._cluster = cluster
         self._configuration = configuration
         self._folder = state.folder / "rabbitmq"
+        super().__init__(
+            "RabbitMQ",
+            [],  # known at launch
+            self._environment(),
+            log=self._folder / "log",
+            end_signal=signal.SIGTERM if state.kept else signal.SIGKILL,
+            keeps_open=state.locks,
+        )
 
     @property
     def name(self) -> str:
@@ -101,7 +100,7 @@ class RabbitMQ(Server):
 
     def stop(self) -> None:
         """Shut it down cleanly, which takes 3.10 six seconds."""
-        self._running().stop(signal.SIGTERM)
+        self.end_by(signal.SIGTERM)
 
     def kill(self) -> None:
         """
@@ -110,22 +109,15 @@ class RabbitMQ(Server):
         A crash within half a second of a quorum queue's declaration empties that queue, confirmed messages included:
         its name reaches the disk later than they do (seen with 3.10 and 4.3, 2026-11).
         """
-        self._running().stop(signal.SIGKILL)
+        self.end_by(signal.SIGKILL)
 
     def launch(self) -> None:
         self.end()
-        environment = self._prepare()
-        self._process = Process(
-            self.title,
-            [str(with_few_plugins(self.binaries.server, self._folder / "server"))],
-            environment,
-            log=self._folder / "log",
-            end_signal=signal.SIGTERM if self._state.kept else signal.SIGKILL,
-            keeps_open=self._state.locks,
-        )
-        self._process.start()
+        self._configure()
+        self.command = [str(with_few_plugins(self.binaries.server, self._folder / "server"))]
+        super().launch()
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._state.ports.amqp), timeout=1) as connection:
             connection.sendall(_AMQP_HEADER)
             if connection.recv(1) != b"\x01":  # the start of Connection.Start
@@ -144,8 +136,7 @@ class RabbitMQ(Server):
         finally:
             connection.close()
 
-    def _prepare(self) -> dict[str, str]:
-        """Write its configuration; return the environment with which it reads nothing else."""
+    def _configure(self) -> None:
         folder, ports = self._folder, self._state.ports
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "rabbitmq.conf").write_text(
@@ -160,6 +151,10 @@ class RabbitMQ(Server):
             + self._configuration
         )
         (folder / "plugins").write_text("[rabbitmq_management].\n")
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment with which it reads no configuration but ours."""
+        folder, ports = self._folder, self._state.ports
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))
         }

@@ -12,7 +12,7 @@ from deploy.local.binaries import get_postgres, get_rabbitmq
 from deploy.local.cluster import launched_nodes
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.postgres import Postgres
-from deploy.local.process import Server
+from deploy.local.process import Process
 from deploy.local.rabbitmq import PortMapper, RabbitMQ
 from deploy.local.state import kept_state, temporary_state
 
@@ -26,7 +26,7 @@ class Servers:
     _port_mapper: PortMapper | None = None
 
     @property
-    def all(self) -> Sequence[Server]:
+    def all(self) -> Sequence[Process]:
         """All that must keep running."""
         return [each for each in (self._port_mapper, *self.nodes, self._postgres) if each is not None]
 

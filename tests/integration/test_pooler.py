@@ -33,6 +33,14 @@ SENTENCE = (
 pytestmark = pytest.mark.skipif(PGBOUNCER is None or sys.platform != "linux", reason="pgbouncer is not installed")
 
 
+class PgBouncer(Process):
+    port: int
+
+    def is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+
+
 @contextlib.contextmanager
 def pooled(folder: Path, database_url: str, *, ignored: str = "", connect_query: str = "") -> Iterator[str]:
     """The address of a PgBouncer in transaction mode before the database at *database_url*."""
@@ -57,7 +65,7 @@ server_login_retry = 1
 {f"ignore_startup_parameters = {ignored}" if ignored else ""}
 """
     )
-    pgbouncer = Process(
+    pgbouncer = PgBouncer(
         "PgBouncer",
         [PGBOUNCER, str(folder / "pgbouncer.ini")],
         os.environ,
@@ -65,17 +73,12 @@ server_login_retry = 1
         end_signal=signal.SIGKILL,
         owner=nobody() if os.geteuid() == 0 else ourselves(),
     )
-    pgbouncer.start()
+    pgbouncer.port = port
     try:
-        pgbouncer.wait_until(lambda: is_open(port), timeout_seconds=60)
+        pgbouncer.start()
         yield f"postgresql://modelswap@127.0.0.1:{port}/{name}"
     finally:
         pgbouncer.end()
-
-
-def is_open(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
 
 
 @pytest.mark.parametrize(
