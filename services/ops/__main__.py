@@ -56,7 +56,7 @@ from shared.runtime.health import Check, Report, reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import Management, opened_management
-from shared.runtime.measuring import keep_measuring
+from shared.runtime.periodic import keep_measuring
 from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import OpsSettings
 from shared.runtime.settings_base import reveal

@@ -25,8 +25,7 @@ from shared.runtime.broker import BatchHandler, Consumer, EventsLog, Publisher
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.measuring import keep_measuring
-from shared.runtime.periodic import keep_house
+from shared.runtime.periodic import keep_house, keep_measuring
 from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import StateSettings
 from shared.runtime.settings_base import reveal

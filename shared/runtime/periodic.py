@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 import structlog
 
@@ -12,6 +13,8 @@ from shared.runtime import telemetry
 from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any, without_stray_cancel
 
 log = structlog.get_logger()
+
+_MEASURE_SECONDS: Final = 15.0
 
 #: One round; returns the seconds until the next.
 Round = Callable[[], Awaitable[float]]
@@ -76,6 +79,36 @@ async def keep_house(
         return 0.0 if await work(batch) > batch // 2 else pause
 
     await run_periodically("housekeeping", round_, stopping)
+
+
+class Measures(Protocol):
+    """The gauges of a service that are read from its database."""
+
+    async def measure(self) -> None:
+        """Read and set them."""
+
+    def forget(self) -> None:
+        """Remove their values, which may be old."""
+
+
+async def keep_measuring(
+    measures: Measures, stopping: asyncio.Event, *, every_seconds: float = _MEASURE_SECONDS
+) -> None:
+    """
+    Measure until *stopping* is set, so that no scrape of /metrics asks the database.
+
+    After a failure there are no values until the next success.
+    """
+
+    async def work() -> float:
+        await measures.measure()
+        return every_seconds
+
+    async def report(failure: str | None) -> None:
+        if failure is not None:
+            measures.forget()
+
+    await run_periodically("measures", work, stopping, longest_seconds=every_seconds, report=report)
 
 
 def _log(name: str, error: Exception, failures: int) -> str:

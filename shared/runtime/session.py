@@ -1,13 +1,23 @@
-"""What every store needs: a pool, transactions and single statements. Edge."""
+"""What every store needs: a pool, transactions, single statements, and a table of idempotency keys. Edge."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from datetime import timedelta
+from typing import Final, TypeVar
 
 from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
 
 T = TypeVar("T")
+
+_KEEP_KEYS: Final = timedelta(days=1)
+#: Of the schema {0}: each has such a table.
+PRUNE_KEYS: Final = """
+    DELETE FROM {0}.idempotency_keys
+    WHERE key = ANY(ARRAY(SELECT key FROM {0}.idempotency_keys
+                          WHERE created_at < statement_timestamp() - $1::interval LIMIT $2))
+    RETURNING true
+"""
 
 
 class BaseSession:
@@ -26,3 +36,7 @@ class BaseSession:
     async def _execute(self, statement: str, *values: object) -> None:
         async with acquired(self._pool) as connection:
             await connection.execute(statement, *values)
+
+    async def _prune_keys(self, schema: str, *, limit: int) -> int:
+        """Delete at most *limit* old idempotency keys of *schema*; return how many were deleted."""
+        return len(await self._fetch(PRUNE_KEYS.format(schema), _KEEP_KEYS, limit))

@@ -5,7 +5,7 @@ Code that counts creates its label values at start: a series that first appears 
 
 Several processes of one service each count their own work: add it up (`sum`). Gauges that are read from the database
 are the same in each of them: take the largest (`max`). A process that has not read them, or failed to, has no value:
-`max` ignores NaN. A loop reads them (`shared.runtime.measuring`), so that no scrape asks the database.
+`max` ignores NaN. A loop reads them (`shared.runtime.periodic`), so that no scrape asks the database.
 """
 
 from __future__ import annotations

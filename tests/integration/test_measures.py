@@ -19,7 +19,7 @@ from services.state.rollback import RollbackOrder, WithdrawalOrder
 from services.state.store import Store
 from shared.runtime import telemetry
 from shared.runtime.clock import now
-from shared.runtime.measuring import keep_measuring
+from shared.runtime.periodic import keep_measuring
 from tests.counts import counted, observed
 from tests.replays import archive_many, opened_repairs, order, rows
 from tests.state import Wire, execute, model_of, opened_store, ready, registration, started, succeeded

@@ -21,8 +21,8 @@ from services.ops.reconcile.store import PRUNE_RECOVERIES
 from services.state.store import ROLE as STATE
 from services.state.store.outbox import PRUNE_INBOX, PRUNE_OUTBOX
 from shared.runtime.clock import now
-from shared.runtime.idempotency import PRUNE_KEYS
 from shared.runtime.periodic import keep_house
+from shared.runtime.session import PRUNE_KEYS
 from tests.databases import copy_of, plan_on_empty_tables
 from tests.state import connected
 

@@ -13,7 +13,6 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import DeliveryRequested
 from shared.runtime import telemetry
 from shared.runtime.clock import now
-from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection, Pool, Record
 
 #: How long events and their deliveries are kept.
@@ -103,7 +102,7 @@ class Relaying(Session):
         """
         lost = await self._fetch(FIND_LOST, lost_before, limit)
         old = await self._fetch(PRUNE_EVENTS, KEEP, limit)
-        keys = await prune_keys(self._pool, "notifier", limit=limit)
+        keys = await self._prune_keys("notifier", limit=limit)
         (row,) = await self._fetch(_COUNT_DISABLED)
         telemetry.webhook_endpoints_disabled.set(row["count"])
         return max(len(lost), len(old), keys)

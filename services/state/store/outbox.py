@@ -14,7 +14,6 @@ from services.state.changes import OutboxEvent
 from services.state.store.session import Session
 from shared.contract.limits import Unpublishable
 from shared.runtime import tracing
-from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection, Record
 
 _KEEP_PUBLISHED: Final = timedelta(days=7)
@@ -147,7 +146,7 @@ class Outbox(Session):
         """Delete at most *limit* old rows of each table; return the largest number deleted from one."""
         tables = ((PRUNE_OUTBOX, _KEEP_PUBLISHED), (PRUNE_INBOX, _KEEP_INBOX))
         deleted = [len(await self._fetch(statement, keep, limit)) for statement, keep in tables]
-        return max(*deleted, await prune_keys(self._pool, "state", limit=limit))
+        return max(*deleted, await self._prune_keys("state", limit=limit))
 
 
 def outbox_rows(events: Iterable[OutboxEvent]) -> str:

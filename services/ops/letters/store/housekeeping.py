@@ -8,7 +8,6 @@ from typing import Final
 
 from services.ops.letters.letter import CLOSED_QUEUES
 from services.ops.session import ITSELF, Session, audit
-from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection
 
 _WITHOUT_USER: Final = """
@@ -98,4 +97,4 @@ class Housekeeping(Session):
 
     async def prune_keys(self, *, limit: int) -> int:
         """Delete at most *limit* old idempotency keys; return how many were deleted."""
-        return await prune_keys(self._pool, "ops", limit=limit)
+        return await self._prune_keys("ops", limit=limit)
