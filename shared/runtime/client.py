@@ -11,14 +11,13 @@ from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from shared.contract.answers import Page, said_in
 from shared.contract.errors import DependencyDown
 from shared.runtime import tracing
 from shared.runtime.span import NO_SPAN, Context
 
-M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
 
 Response = httpx.Response
@@ -153,7 +152,7 @@ def _given(values: Mapping[str, str | None] | None) -> dict[str, str]:
     return {name: text for name, text in (values or {}).items() if text is not None}
 
 
-def read(kind: type[M], response: httpx.Response) -> M:
+def read(kind: type[V], response: httpx.Response) -> V:
     """
     Return the body of *response*.
 
@@ -164,7 +163,7 @@ def read(kind: type[M], response: httpx.Response) -> M:
     if not response.is_success:
         raise unexpected(response)
     try:
-        return kind.model_validate_json(response.content)
+        return TypeAdapter(kind).validate_json(response.content)
     except ValidationError as error:
         raise another_version(response.url) from error
 

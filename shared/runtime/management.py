@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, JsonValue, RootModel, SecretStr, ValidationError
+from pydantic import BaseModel, JsonValue, SecretStr, ValidationError
 
 from shared.contract.answers import said_in
 from shared.contract.brokers import split_addresses
@@ -28,7 +28,7 @@ from shared.contract.topology import Binding
 from shared.runtime.addresses import vhost_of
 from shared.runtime.client import HttpClient, Response, Unanswered, quoted, read, unexpected
 
-M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
 
 #: An exchange with ten thousand bindings takes 2 MB.
 _ANSWER_BYTES: Final = 8 * 1024 * 1024
@@ -69,17 +69,9 @@ class Node(BaseModel):
     partitions: list[str] = []
 
 
-class _Nodes(RootModel[list[Node]]):
-    pass
-
-
 class _Binding(BaseModel):
     source: str
     routing_key: str
-
-
-class _Bindings(RootModel[list[_Binding]]):
-    pass
 
 
 class _Permission(BaseModel):
@@ -91,10 +83,6 @@ class _Permission(BaseModel):
 class _TopicPermission(BaseModel):
     exchange: str
     write: str
-
-
-class _TopicPermissions(RootModel[list[_TopicPermission]]):
-    pass
 
 
 class Management:
@@ -115,9 +103,9 @@ class Management:
         await self._http.__aexit__()
 
     async def find(
-        self, kind: type[M], what: str, *names: str, query: Mapping[str, str | None] | None = None
-    ) -> M | None:
-        """Return one thing, or a list as a `RootModel`, of the vhost; None if it does not exist."""
+        self, kind: type[V], what: str, *names: str, query: Mapping[str, str | None] | None = None
+    ) -> V | None:
+        """Return one thing, or a list, of the vhost; None if it does not exist."""
         return await self._find(kind, self._path(what, *names), query)
 
     async def put(self, what: str, *names: str, body: Mapping[str, JsonValue]) -> None:
@@ -139,13 +127,12 @@ class Management:
         await self._ask("DELETE", self._path(what, *names))
 
     async def nodes(self) -> list[Node]:
-        found = await self._find(_Nodes, "/api/nodes")
-        return found.root if found else []
+        return await self._find(list[Node], "/api/nodes") or []
 
     async def bindings_of(self, queue: str) -> set[Binding] | None:
         """Return the bindings of a queue; None if there is no such queue."""
-        found = await self.find(_Bindings, "queues", queue, "bindings")
-        return None if found is None else {Binding(each.source, queue, each.routing_key) for each in found.root}
+        found = await self.find(list[_Binding], "queues", queue, "bindings")
+        return None if found is None else {Binding(each.source, queue, each.routing_key) for each in found}
 
     async def has_user(self, user: str) -> bool:
         return await self._find(_User, f"/api/users/{quoted(user)}") is not None
@@ -177,13 +164,13 @@ class Management:
         found = await self.find(_Permission, "permissions", user)
         if found is None:
             return None
-        topics = await self.find(_TopicPermissions, "topic-permissions", user)
+        topics = await self.find(list[_TopicPermission], "topic-permissions", user) or []
         # Limits of exchanges that it may not write to any more stay, and count for nothing.
-        limits = [each for each in topics.root if re.search(found.write, each.exchange)] if topics else []
+        limits = [each for each in topics if re.search(found.write, each.exchange)]
         keys = {each.exchange: each.write for each in limits}
         return Rights(found.configure, found.write, found.read, keys)
 
-    async def _find(self, kind: type[M], path: str, query: Mapping[str, str | None] | None = None) -> M | None:
+    async def _find(self, kind: type[V], path: str, query: Mapping[str, str | None] | None = None) -> V | None:
         response = await self._ask("GET", path, query=query)
         return None if response.status_code == HTTPStatus.NOT_FOUND else read(kind, response)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field
 
 from services.ops.queues import KNOWN
 from services.ops.subscriptions.views import LONGEST
@@ -14,13 +14,11 @@ class _Limit(BaseModel):
     max_length: int = Field(default=LONGEST, alias="max-length")
 
 
-class _Policy(BaseModel):
+class Policy(BaseModel):
+    """A policy, which may limit a queue."""
+
     name: str
     definition: Annotated[_Limit, KNOWN]
-
-
-class PoliciesAnswer(RootModel[list[_Policy]]):
-    """All policies."""
 
 
 class _Overflow(BaseModel):
@@ -68,7 +66,3 @@ class Binding(BaseModel):
     destination_type: str
     routing_key: str
     properties_key: str
-
-
-class Bindings(RootModel[list[Binding]]):
-    """All bindings of an exchange."""

@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from services.ops.queues import Arrivals, PageAnswer, Q, QueueAnswer
-from services.ops.subscriptions.answers import Binding, Bindings, BoundAnswer, PoliciesAnswer
+from services.ops.subscriptions.answers import Binding, BoundAnswer, Policy
 from services.ops.subscriptions.plan import (
     OVERFLOW,
     OVERFLOW_LENGTH,
@@ -201,8 +201,8 @@ class Subscriptions:
 
     async def _limits(self) -> dict[str, int]:
         """Return the limits that policies set, by their names: what queues say of it is up to five seconds old."""
-        found = await self._management.find(PoliciesAnswer, "policies")
-        return {each.name: each.definition.max_length for each in found.root} if found else {}
+        found = await self._management.find(list[Policy], "policies") or []
+        return {each.name: each.definition.max_length for each in found}
 
     async def _bindings(self) -> dict[str, list[Binding]]:
         """Return the bindings of the exchange of public events by queue."""
@@ -212,8 +212,7 @@ class Subscriptions:
         return bindings
 
     async def _bindings_from(self, exchange: str) -> Sequence[Binding]:
-        found = await self._management.find(Bindings, "exchanges", exchange, "bindings", "source")
-        return found.root if found else ()
+        return await self._management.find(list[Binding], "exchanges", exchange, "bindings", "source") or ()
 
     @property
     def _management(self) -> Management:
