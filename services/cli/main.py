@@ -14,14 +14,12 @@ import typer
 
 from services.cli.backtest.commands import dead_letters_try, trainings_re_extract
 from services.cli.docs.commands import docs
-from services.cli.events.commands import extract, listen, progress, trigger
-from services.cli.events.past_commands import events
+from services.cli.events.commands import events, extract, listen, progress, trigger
 from services.cli.local.commands import config, console, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake, tree_of
-from services.cli.operators.commands import audit, reconcile
+from services.cli.operators.commands import audit, reconcile, subscriptions
 from services.cli.operators.letter_commands import dead_letters
 from services.cli.operators.replay_commands import replays
-from services.cli.operators.subscription_commands import subscriptions
 from services.cli.problem import exit_code, explain
 from services.cli.product.commands import models, trainings
 from services.cli.webhooks.commands import webhooks
