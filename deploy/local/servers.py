@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.binaries import get_postgres, get_rabbitmq
-from deploy.local.cluster import launched_nodes
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.postgres import Postgres
 from deploy.local.process import Process
-from deploy.local.rabbitmq import PortMapper, RabbitMQ
+from deploy.local.rabbitmq import PortMapper, RabbitMQ, launched_nodes
 from deploy.local.state import kept_state, temporary_state
 
 

@@ -1,7 +1,8 @@
-"""`modelswap listen`: show public events as they are published, and forward them. Edge."""
+"""`modelswap listen`: receive events as they are published, with a queue of our own; show and forward them. Edge."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import secrets
@@ -9,16 +10,21 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from services.cli.broker import broker_problems
 from services.cli.choices import Format
 from services.cli.events.forward import Forwarder
 from services.cli.events.heard import Heard, check_public, is_of, line
-from services.cli.events.subscription import subscribed
 from services.cli.options import check_address
 from services.cli.output import console, print_json_line, tell
+from services.cli.problem import Problem
 from shared.contract.answers import said_in
 from shared.contract.events import EVENTS_EXCHANGE
+from shared.runtime.broker import Delivery
+from shared.runtime.broker.declare import answered
+from shared.runtime.broker.link import Link
 from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.settings import ListenSettings
+from shared.runtime.waiting import wait_for_any
 
 _SECRET_BYTES: Final = 24
 
@@ -69,3 +75,42 @@ async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[H
 
         async with Forwarder(post, secret, lambda line: tell(f"  {line}")) as forwarder:
             yield forwarder.add
+
+
+@asynccontextmanager
+async def subscribed(
+    url: str, exchanges: Sequence[str], *, name: str = "modelswap listen"
+) -> AsyncIterator[AsyncIterator[Heard]]:
+    """Yield all messages that are published to *exchanges* from now on."""
+    with broker_problems():
+        link = await Link.open(url, name=name)
+    try:
+        messages: asyncio.Queue[Delivery] = asyncio.Queue()
+        with broker_problems():
+            async with answered("consume an exclusive queue"):
+                await _consume(link, exchanges, messages)
+        yield _received(link, messages)
+    finally:
+        await link.close()
+
+
+async def _consume(link: Link, exchanges: Sequence[str], messages: asyncio.Queue[Delivery]) -> None:
+    channel = link.channel
+    queue = (await channel.queue_declare(exclusive=True)).queue or ""
+    for exchange in exchanges:
+        # As every subscriber does: it may start before the services.
+        await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+        await channel.queue_bind(queue, exchange, "#")
+    await link.consume(queue, messages.put_nowait, no_ack=True)
+
+
+async def _received(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
+    while True:
+        following = asyncio.create_task(messages.get())
+        try:
+            await wait_for_any(following, link.lost)
+            if not following.done():
+                raise Problem("the connection to RabbitMQ was lost", then="run the same command again")
+        finally:
+            following.cancel()
+        yield Heard(following.result())

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from services.cli.choices import Format
 from services.cli.events.heard import Heard
+from services.cli.events.listen import subscribed
 from services.cli.events.simulator import change_simulator
-from services.cli.events.subscription import subscribed
 from services.cli.local.children import Children
 from services.cli.local.console import console_address
 from services.cli.local.private import Say, private_servers
