@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import unquote
 
 import httpx
@@ -142,3 +145,12 @@ async def test_a_body_within_the_limit_is_whole():
         answer = await http.request("GET", limit_bytes=15)
 
     assert read(Thing, answer) == Thing(name="ada")
+
+
+def test_httpx_is_imported_without_its_command_line():
+    code = "import sys, shared.runtime.client; print([name for name in ('click', 'pygments') if name in sys.modules])"
+
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
