@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from shlex import quote as shell_quote
-from typing import ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, SecretStr
@@ -49,7 +49,7 @@ class NotThere(Problem):
     code = "not_there"
 
 
-class Api:
+class Api(HttpClient):
     """One of our APIs, as an async context manager."""
 
     #: What messages call it, and the settings that hold its address and its token.
@@ -63,15 +63,7 @@ class Api:
     _write_seconds: ClassVar[float] = SECONDS
 
     def __init__(self, url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._url = url
-        self._http = HttpClient(url, token=token, transport=transport, trace=_outer_trace(os.environ))
-
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._http.__aexit__(*error)
+        super().__init__(url, token=token, transport=transport, trace=_outer_trace(os.environ))
 
     async def get(self, kind: type[M], path: str, query: Query | None = None, *, absent: str = "") -> M:
         return await self.ask(kind, "GET", path, query=query, absent=absent)
@@ -134,7 +126,7 @@ class Api:
         """
         seconds = self._read_seconds if method == "GET" else self._write_seconds
         try:
-            response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
+            response = await self.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
                 raise self._refusal(response, path, then, absent)
             return read(kind, response)

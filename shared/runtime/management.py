@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, JsonValue, SecretStr, ValidationError
@@ -85,22 +85,15 @@ class _TopicPermission(BaseModel):
     write: str
 
 
-class Management:
+class Management(HttpClient):
     """The management API of one vhost, as an async context manager. Every method raises `ServiceDown` if it is away."""
 
     def __init__(self, url: str, *, vhost: str) -> None:
         """*url* has a user and a password; of a cluster it may be several, separated by commas."""
+        super().__init__("")
         #: Of each node; the one that answered last is asked first.
         self._nodes = deque(map(_address_and_login, split_addresses(url)))
-        self._http = HttpClient("")
         self._vhost = vhost
-
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.__aexit__()
 
     async def find(
         self, kind: type[V], what: str, *names: str, query: Mapping[str, str | None] | None = None
@@ -207,7 +200,7 @@ class Management:
 
         async def ask(node: tuple[str, str]) -> Response:
             address, login = node
-            return await self._http.request(
+            return await self.request(
                 method,
                 address + path,
                 query=query,
