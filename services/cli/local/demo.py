@@ -43,7 +43,7 @@ from services.cli.product.client import Product
 from services.cli.product.trainings import Bars, follow
 from services.cli.table import Column, print_table
 from services.state.transitions import Stage
-from services.state.views import ModelView, SwapView, TrainingView
+from services.state.views import ModelView, TrainingView
 from shared.contract.events import (
     EVENTS_EXCHANGE,
     TRAINING_EXCHANGE,
@@ -191,21 +191,13 @@ class Show:
                 checks = ", ".join(event.evidence.checks)
                 self._line("verified", await self._user(event), f"{_short(event.model)} passed {checks}")
             case ModelActivated():
-                swap = await self._committed(event)
-                was = f", was {_short(swap.previous_reference)}" if swap.previous_reference else ""
-                self._line("committed", event.user_id, f"{_short(event.model)}, generation {swap.generation}{was}")
+                was = f", was {_short(event.previous)}" if event.previous else ""
+                self._line("committed", event.user_id, f"{_short(event.model)}, generation {event.generation}{was}")
                 self._line("published", event.user_id, event.key)
                 if not (published := self._activated[event.training_id]).done():
                     published.set_result(event)
             case ExtractionFailed():
                 self._line("gave up", await self._user(event), f"{event.error}: {event.detail}")
-
-    async def _committed(self, event: ModelActivated) -> SwapView:
-        """Return the swap that was published, as the API has it."""
-        for swap in await self._api.list_history(event.user_id, limit=10):
-            if (swap.generation, swap.reference) == (event.generation, event.model):
-                return swap
-        raise Problem(f"{event.user_id}: published, but the API knows no such swap", then=_LOOK)
 
     async def _user(self, event: TrainingEvent | ModelReady | ExtractionFailed) -> str:
         # A webhook can be faster than the response that names the training: then only our ref is known.
@@ -227,8 +219,12 @@ class Show:
 
     async def _all_published(self) -> bool:
         events = [each.result() for each in self._activated.values()]
-        committed = {(user, swap.generation) for user in USERS for swap in await self._api.list_history(user, limit=10)}
-        return {(event.user_id, event.generation) for event in events} == committed
+        committed = {
+            (user, swap.generation, swap.reference)
+            for user in USERS
+            for swap in await self._api.list_history(user, limit=10)
+        }
+        return {(event.user_id, event.generation, event.model) for event in events} == committed
 
     def _head(self, text: str) -> None:
         self._out.print(Text(f"\n{text}", style="bold"), soft_wrap=True)
