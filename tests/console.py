@@ -19,6 +19,7 @@ from services.ops.console.console import Access, Console
 from shared.runtime.client import HttpClient
 from shared.runtime.clock import now
 from shared.runtime.connections import PRIVATE_NETWORKS
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.tokens import Token, read_token
 from tests.ops import OPERATOR, READER
@@ -97,7 +98,7 @@ async def opened_console(
     """
     async with opened_clients(ops, others, audit=audit, token=read_token(service)) as clients:
         access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, redeem=redeem)
-        app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))
+        app = create_app(ops, reporter({}), console=create_console(Console(clients, access, clock=clock)))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, client=client, raise_app_exceptions=False), base_url=ADDRESS
         ) as http:

@@ -10,6 +10,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
 from shared.contract.answers import KIND_PREFIX, kind_in
+from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 
 #: By title and operations: to describe an API takes up to half a second, and many tests make one of their own.
@@ -31,7 +32,7 @@ class DescribedTransport(httpx.ASGITransport):
         operations = ((each.path, *sorted(each.methods or ())) for each in iter_route_contexts(api.routes))
         self._key = (api.title, *operations)
         api._whole = _descriptions.get(self._key)
-        self._app = create_app(api, {}, below=below)
+        self._app = create_app(api, reporter({}), below=below)
         super().__init__(self._remember_scope, raise_app_exceptions=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -24,6 +24,7 @@ from shared.contract.topology import EXTRACTOR_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Publisher, dependency_answered, one_by_one
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings
@@ -74,15 +75,12 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
 
         for result in _RESULTS:
             telemetry.verify_seconds.labels(result)
+        report = reporter({"consumer": consumer.check}, consumers={EXTRACTOR_QUEUE: consumer.check})
+        app = create_app(api, report, below="")
         await supervise(
             stopping,
             consumer.run(stopping),
-            serve(
-                create_app(api, {"consumer": consumer.check}, consumers={EXTRACTOR_QUEUE: consumer.check}, below=""),
-                settings,
-                port=settings.extractor_port,
-                stopping=stopping,
-            ),
+            serve(app, settings, port=settings.extractor_port, stopping=stopping),
         )
 
 

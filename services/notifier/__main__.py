@@ -21,6 +21,7 @@ from shared.contract.topology import DELIVERIES_QUEUE, EVENTS_LOG
 from shared.runtime.broker import Consumer, Publisher, one_by_one, opened_log, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool, confirm_seconds
@@ -84,14 +85,16 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
                 allowed=settings.webhook_allowed_networks,
                 tokens=[read_token(entry) for entry in reveal(settings.api_tokens)],
             ),
-            {
-                "database": partial(check_database, pool, MIGRATIONS),
-                "events": reader.check,
-                "deliveries": deliveries.check,
-                "relay": relay.check,
-            },
-            optional={"gap": reader.check_gap},
-            consumers={DELIVERIES_QUEUE: deliveries.check},
+            reporter(
+                {
+                    "database": partial(check_database, pool, MIGRATIONS),
+                    "events": reader.check,
+                    "deliveries": deliveries.check,
+                    "relay": relay.check,
+                },
+                optional={"gap": reader.check_gap},
+                consumers={DELIVERIES_QUEUE: deliveries.check},
+            ),
         )
         await supervise(
             stopping,

@@ -132,7 +132,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             archive.aside,
             *engine.aside,
         ]
-        running = _running(settings, reporter(checks, aside, optional=optional, consumers=consumers), management)
+        report = reporter(checks, aside, optional=optional, consumers=consumers)
+        running = _running(settings, report, management)
         waiting = Waiting(running.seen)
         streams = ReplayStreams(replays, waiting, stopping, limit=_STREAMS)
         # What runs is looked at for its clients, and it is itself a part of that.
@@ -154,7 +155,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header, redeem=codes.redeem
         )
         console = create_console(Console(clients, access))
-        app = create_app(api, checks, optional=optional, consumers=consumers, aside=aside, console=console)
+        app = create_app(api, report, console=console)
         await supervise(
             stopping,
             archive.run(stopping),

@@ -23,6 +23,7 @@ from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import BatchHandler, Consumer, EventsLog, Publisher
 from shared.runtime.database import check_database, opened_database
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.periodic import keep_house, keep_measuring
@@ -105,14 +106,12 @@ async def _run(
             api_tokens=reveal(settings.api_tokens),
             ask_later=inquiries.ask_about if settings.replicate_api_token else None,
         ),
-        {
-            "database": partial(check_database, pool, MIGRATIONS),
-            "events": facts.check,
-            "outbox": relay.check,
-        },
-        optional={"progress": progress.check, "events_log": events_log.check},
-        consumers={STATE_QUEUE: facts.check, PROGRESS_QUEUE: progress.check},
-        aside=(watcher.aside, trainers),
+        reporter(
+            {"database": partial(check_database, pool, MIGRATIONS), "events": facts.check, "outbox": relay.check},
+            aside=(watcher.aside, trainers),
+            optional={"progress": progress.check, "events_log": events_log.check},
+            consumers={STATE_QUEUE: facts.check, PROGRESS_QUEUE: progress.check},
+        ),
     )
     await supervise(
         stopping,

@@ -30,11 +30,10 @@ from shared.contract.answers import Item, Mistake, Page
 from shared.contract.checked import Checked
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.contract.mistakes import Schemas, mistakes
-from shared.runtime.aside import SetAside
 from shared.runtime.description import PROBLEMS, describe, kind_of, without_tools
 from shared.runtime.docs import HEADERS as PAGE_HEADERS
 from shared.runtime.docs import page
-from shared.runtime.health import Check, health_routes, reporter
+from shared.runtime.health import Report, health_routes
 from shared.runtime.middleware import CALLER, DOCS, OPENAPI, PRESENTED, LimitBody, RequireToken, path_below, traced
 from shared.runtime.problems import problem
 from shared.runtime.tokens import Caller, Token
@@ -206,26 +205,16 @@ def new_api(
     return api
 
 
-def create_app(
-    api: ASGIApp,
-    checks: Mapping[str, Check],
-    *,
-    optional: Mapping[str, Check] | None = None,
-    consumers: Mapping[str, Check] | None = None,
-    aside: Sequence[SetAside[Any]] = (),
-    below: str = "/v1",
-    console: ASGIApp | None = None,
-) -> Starlette:
+def create_app(api: ASGIApp, report: Report, *, below: str = "/v1", console: ASGIApp | None = None) -> Starlette:
     """
-    Create the application of *api* with health routes; the checks and *aside* as in `health.reporter`.
+    Create the application of *api* with health routes.
 
     *console* answers all other paths. Health and metrics are in no trace: they are asked for every few seconds, and by
     no one who follows a request.
     """
-    health = health_routes(reporter(checks, aside, optional=optional, consumers=consumers))
     others = [] if console is None else [Mount("/", app=traced(console))]
     app = Starlette(
-        routes=[*health, Mount(below, app=traced(api)), *others],
+        routes=[*health_routes(report), Mount(below, app=traced(api)), *others],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would repeat the Host header, which the client controls.

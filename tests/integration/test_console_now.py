@@ -29,6 +29,7 @@ from services.state.store import Store
 from services.state.streams import Watcher
 from shared.contract.topology import topology
 from shared.runtime.clock import now
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app, new_api
 from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, signed_in
@@ -85,7 +86,7 @@ async def product(database_url: str) -> AsyncIterator[Product]:
             webhook=WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",)),
             api_tokens=("service/ops:token-of-ops",),
         )
-        yield Product(state, letters, ops, create_app(api, {}))
+        yield Product(state, letters, ops, create_app(api, reporter({})))
 
 
 async def test_with_an_empty_database_all_is_well(product):
@@ -138,7 +139,7 @@ async def test_while_state_is_away_the_rest_is_shown(product):
 async def test_while_state_is_of_an_older_version_the_rest_is_shown(product):
     older = new_api(title="state", summary="", tags={}, tokens=[read_token("service/ops:token-of-ops")], statuses={})
 
-    page = await replace(product, state_api=create_app(older, {})).page()
+    page = await replace(product, state_api=create_app(older, reporter({}))).page()
 
     assert "services.state cannot answer" in page
     assert "it is of an older version than ops" in page

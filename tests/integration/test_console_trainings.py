@@ -24,6 +24,7 @@ from services.state.streams import Watcher
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName
 from shared.contract.topology import topology
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, Browser, signed_in
@@ -92,8 +93,8 @@ async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureR
     )
     service = read_token("service/ops:token-of-ops")
     apps = {
-        b"state": create_app(api, {}),
-        b"notifier": create_app(notifier_api(webhooks, SIGNER, allowed=(), tokens=[service]), {}),
+        b"state": create_app(api, reporter({})),
+        b"notifier": create_app(notifier_api(webhooks, SIGNER, allowed=(), tokens=[service]), reporter({})),
     }
 
     async def others(scope: Scope, receive: Receive, send: Send) -> None:

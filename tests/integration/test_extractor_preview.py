@@ -22,6 +22,7 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.contract.preview import Answer, Message
 from shared.replicate.errors import OperatorNeeded
 from shared.runtime.clock import now
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.middleware import MAX_BODY_BYTES
 from tests.described import DescribedTransport
@@ -196,7 +197,7 @@ async def test_a_bug_is_answered_as_the_deliverys_failure():
         async def handle(self, _: Envelope) -> Sequence[Event]:
             raise KeyError("version")
 
-    app = create_app(create_api(Broken(), api_tokens=(TOKEN,)), {}, below="")
+    app = create_app(create_api(Broken(), api_tokens=(TOKEN,)), reporter({}), below="")
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://e", headers=headers) as client:
         answer = await client.post("/preview", json=Message.of(succeeded()).model_dump(mode="json"))

@@ -218,7 +218,9 @@ async def extractors_api() -> AsyncIterator[Api]:
 async def served(api: Api, below: str) -> AsyncIterator[str]:
     """The address of the *api*, which is served as in its own process."""
     port, stopping = free_port(), asyncio.Event()
-    serving = asyncio.create_task(serve(create_app(api, {}, below=below), Settings(), port=port, stopping=stopping))
+    serving = asyncio.create_task(
+        serve(create_app(api, reporter({}), below=below), Settings(), port=port, stopping=stopping)
+    )
     try:
         async with asyncio.timeout(60):
             while not await is_open(port):

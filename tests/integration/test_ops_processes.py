@@ -16,7 +16,7 @@ from services.ops.processes.api import processes_router
 from services.ops.processes.client import Running
 from shared.contract.health import Health, how_to_start
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
-from shared.runtime.health import Check
+from shared.runtime.health import Check, reporter
 from shared.runtime.http import create_app, new_api
 from shared.runtime.lifecycle import serve
 from shared.runtime.management import Management
@@ -51,7 +51,8 @@ async def process(checks: Mapping[str, Check], **consumers: str | None) -> Async
 
     stopping = asyncio.Event()
     api = new_api(title="a process", summary="Test.", tags={}, tokens=(), statuses={})
-    app = create_app(api, checks, consumers={f"modelswap.{name}": saying(said) for name, said in consumers.items()})
+    report = reporter(checks, consumers={f"modelswap.{name}": saying(said) for name, said in consumers.items()})
+    app = create_app(api, report)
     with free_ports(1) as (port,):
         serving = asyncio.create_task(serve(app, Settings(), port=port, stopping=stopping))
         try:

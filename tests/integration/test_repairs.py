@@ -24,6 +24,7 @@ from shared.contract.topology import EXTRACTOR_QUEUE, RECEIVER, STATE_QUEUE, top
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
 from shared.runtime.settings_base import Settings
@@ -409,7 +410,7 @@ class Process:
         waiting = Waiting(nothing_seen)
         self.streams = ReplayStreams(replays, waiting, self.stopping, limit=limit, tick_seconds=0.02)
         api = create_api(routes(replays, waiting=waiting, streams=self.streams), tokens=TOKENS)
-        self._app, self._port = create_app(api, {}), port
+        self._app, self._port = create_app(api, reporter({})), port
 
     async def run(self) -> None:
         await asyncio.gather(self.streams.run(), serve(self._app, Settings(), port=self._port, stopping=self.stopping))

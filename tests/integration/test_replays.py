@@ -45,6 +45,7 @@ from shared.contract.values import Effect
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.postgres import connect_pool
 from shared.runtime.postgres_errors import NotReady
@@ -399,7 +400,7 @@ async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, s
 
     record = await store.create(order(await archive_many(database_url, 2)))
     router = routes(store, waiting=Waiting(looked, long=timedelta(0)))
-    api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), {})
+    api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), reporter({}))
 
     async with (
         running_engine(store, broker),

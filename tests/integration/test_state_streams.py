@@ -21,6 +21,7 @@ from services.state.transitions import Stage
 from services.state.views import TrainingView
 from shared.contract.events import TrainingProgressed, TrainingStarted
 from shared.runtime.clock import now
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
 from shared.runtime.settings_base import Settings
@@ -68,7 +69,7 @@ class Process:
         self.port = free_port()
         address = WebhookAddress("https://hooks.example.com", ["secret"])
         api = create_api(store, cast("Any", None), self.watcher, webhook=address, api_tokens=[TOKEN])
-        self._app = create_app(api, {})
+        self._app = create_app(api, reporter({}))
 
     async def run(self) -> None:
         await asyncio.gather(self.watcher.run(), serve(self._app, Settings(), port=self.port, stopping=self.stopping))

@@ -15,6 +15,7 @@ from services.state.transitions import Stage
 from shared.contract.errors import ModelswapError
 from shared.contract.mistakes import FORMATS, KEYWORDS, Schemas, requirement
 from shared.runtime.description import TOOLS, operations
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app
 from tests.apis import all_apis
 
@@ -134,7 +135,7 @@ def test_a_stream_is_described_as_server_sent_events():
 @pytest.mark.parametrize(("service", "below"), [("state", "/v1"), ("ops", "/v1"), ("extractor", "")])
 async def test_the_description_is_a_page_that_loads_nothing(service, below):
     api = APIS[service]
-    transport = httpx.ASGITransport(create_app(api, {}, below=below))
+    transport = httpx.ASGITransport(create_app(api, reporter({}), below=below))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{service}{below}") as stranger:
         answer = await stranger.get("/docs")
 

@@ -10,6 +10,7 @@ import pytest
 from fastapi import Query
 from pydantic import BaseModel
 
+from shared.runtime.health import reporter
 from shared.runtime.http import Limit, Router, create_app, new_api
 from shared.runtime.tokens import read_token
 
@@ -42,7 +43,7 @@ async def asker() -> AsyncIterator[httpx.AsyncClient]:
     api.take(router)
 
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(api, {})),
+        transport=httpx.ASGITransport(create_app(api, reporter({}))),
         base_url="http://api/v1",
         headers={"Authorization": "Bearer t"},
     ) as asker:

@@ -17,6 +17,7 @@ from shared.contract.answers import NUMBER, Flag, Moment
 from shared.contract.identity import ModelRef, TrainingId, UserId
 from shared.contract.mistakes import mistakes_in
 from shared.contract.text import printable
+from shared.runtime.health import reporter
 from shared.runtime.http import Cursor, Key, Limit, create_app, new_api
 from shared.runtime.tokens import read_token
 
@@ -74,7 +75,7 @@ async def asker() -> AsyncIterator[httpx.AsyncClient]:
         """Take a thing."""
 
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(api, {})),
+        transport=httpx.ASGITransport(create_app(api, reporter({}))),
         base_url="http://api/v1",
         headers={"Authorization": "Bearer t"},
     ) as asker:

@@ -25,7 +25,8 @@ def receiver() -> Starlette:
 
 
 def api() -> Starlette:
-    return create_app(new_api(tags={}, title="an API", summary="Test.", tokens=(read_token("t"),), statuses={}), {})
+    a_token = read_token("t")
+    return create_app(new_api(tags={}, title="an API", summary="Test.", tokens=(a_token,), statuses={}), reporter({}))
 
 
 def simulator() -> Starlette:

@@ -19,6 +19,7 @@ from starlette.routing import Mount, Route
 from services.cli.product.client import Product
 from shared.runtime import logs, tracing
 from shared.runtime.client import HttpClient
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app, new_api
 from shared.runtime.middleware import TraceRequests
 from shared.runtime.span import Kind
@@ -94,7 +95,7 @@ def application(follower: OneEvent | None = None) -> Starlette:
         return Response("a page")
 
     console = Starlette(routes=[Route("/trainings/{training_id}", show)])
-    return create_app(api, {}, console=console)
+    return create_app(api, reporter({}), console=console)
 
 
 @asynccontextmanager

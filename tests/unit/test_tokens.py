@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from shared.runtime.health import reporter
 from shared.runtime.http import Asker, create_app, new_api
 from shared.runtime.settings import ClientSettings, OpsClientSettings
 from shared.runtime.settings_base import SettingsError
@@ -104,6 +105,6 @@ async def asked(token: str, method: str, headers: dict[str, str] | None = None) 
     async def name(asker: Asker) -> str:
         return asker.name
 
-    transport = httpx.ASGITransport(create_app(api, {}))
+    transport = httpx.ASGITransport(create_app(api, reporter({})))
     async with httpx.AsyncClient(transport=transport, base_url="http://ops") as client:
         return await client.request(method, "/v1/name", headers={"Authorization": f"Bearer {token}", **(headers or {})})

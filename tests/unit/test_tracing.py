@@ -236,12 +236,13 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from shared.runtime.health import reporter
 from shared.runtime.http import create_app, new_api
 
 exporter, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
-app = create_app(new_api(title="t", summary="s", tags={}, tokens=[], statuses={}), {})
+app = create_app(new_api(title="t", summary="s", tags={}, tokens=[], statuses={}), reporter({}))
 
 async def ask():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
