@@ -18,11 +18,10 @@ from services.simulator.faults import (
     draw,
     table,
 )
-from services.simulator.image import png
 from services.simulator.job import NEVER, Status
 from services.simulator.knobs import Knobs
 from services.simulator.models import Model
-from services.simulator.prediction import parse_deadline, planned_life
+from services.simulator.prediction import parse_deadline, planned_life, png
 from services.simulator.requests import TrainingRequest
 from services.simulator.training import Training
 from services.simulator.world import World

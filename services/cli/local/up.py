@@ -11,16 +11,17 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from rich.text import Text
 
+from services.cli.client import Body, first_secret
 from services.cli.local import control, servers
 from services.cli.local.children import Children, Hear
 from services.cli.local.console import console_address
-from services.cli.local.example import check_that_there_is_one, example_environment
 from services.cli.local.private import Say, private_servers
 from services.cli.local.stack import (
     GENERATOR,
@@ -36,14 +37,18 @@ from services.cli.local.stack import (
     plan,
     url_of,
     without_login,
+    without_settings,
 )
 from services.cli.local.supervisor import Server, Supervisor, keep_server
+from services.cli.operators.client import operators
 from services.cli.output import console
 from services.cli.problem import Problem
+from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded
 from shared.contract.brokers import split_addresses
+from shared.contract.events import ModelActivated, ModelWithdrawn
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.private_files import write_private
-from shared.runtime.settings import SimulatorSettings, StateSettings
+from shared.runtime.settings import ClientSettings, SimulatorSettings, StateSettings
 from shared.runtime.settings_base import PREFIX
 
 _COLOURS: Final = {
@@ -55,6 +60,10 @@ _COLOURS: Final = {
     "simulator": "blue",
     GENERATOR: "white",
 }
+_EXAMPLE: Final = "deploy.examples.generator"
+#: Not the one that the subscribers' page adds.
+_SUBSCRIPTION: Final = "/v1/subscriptions/example"
+_REASON: Final = "modelswap up --example"
 
 
 def up(environment: Environment, *, nodes: int, state: Path | None, simulator: bool | None, example: bool) -> None:
@@ -83,7 +92,7 @@ def up(environment: Environment, *, nodes: int, state: Path | None, simulator: b
     try:
         with ExitStack() as stack:
             if example:
-                check_that_there_is_one()
+                _check_example()
             replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
             logins: Logins = {}
             private: Sequence[Server] = ()
@@ -156,7 +165,7 @@ async def _run(
         for name in everything.services:
             await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
-        subscriber = await example_environment(everything) if example else None
+        subscriber = await _example_environment(everything) if example else None
         say(f"\nconsole        {await console_address(everything)}\n{hints}")
         async with asyncio.TaskGroup() as group:
             for server in private:
@@ -208,6 +217,28 @@ def _hints(everything: Plan, hint: str, restart: str) -> str:
         "Ctrl-C stops everything.",
     ]
     return "\n".join(lines)
+
+
+def _check_example() -> None:
+    if find_spec("deploy") is None or find_spec(_EXAMPLE) is None:
+        raise Problem("the example is not part of this installation", then="the same command in a checkout")
+
+
+async def _example_environment(everything: Plan) -> Environment:
+    """Add the example's subscription, or give it a new password; return the example's environment."""
+    settings = overridden(everything.environment, {"OPS_URL": everything.urls["ops"]})
+    body: Body = {"events": [ModelActivated.key, ModelWithdrawn.key], "reason": _REASON}
+    async with operators(settings) as api:
+        amqp_url = (await api.ask(SubscriptionAdded, "PUT", _SUBSCRIPTION, body=body)).amqp_url
+        if amqp_url is None:
+            rotated = await api.post(PasswordRotated, f"{_SUBSCRIPTION}/rotate-password", {"reason": _REASON})
+            amqp_url = rotated.amqp_url
+    return {
+        **without_settings(everything.environment),
+        "AMQP_URL": amqp_url,
+        "API_URL": everything.urls["state"],
+        "API_TOKEN": first_secret(ClientSettings.load(settings).api_tokens),
+    }
 
 
 @contextmanager

@@ -13,10 +13,9 @@ from starlette.responses import JSONResponse, Response
 from services.simulator.api.answers import INVALID, Call, Refused, model_name, own_url, paged, read
 from services.simulator.api.trainings import Trainings
 from services.simulator.faults import Behaviour
-from services.simulator.image import png
 from services.simulator.job import NEVER
 from services.simulator.models import Version
-from services.simulator.prediction import Prediction, parse_deadline
+from services.simulator.prediction import Prediction, parse_deadline, png
 from services.simulator.requests import JobRequest
 from services.simulator.simulator import Simulator
 
