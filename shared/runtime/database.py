@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
@@ -43,7 +43,10 @@ async def opened_database(
         return
     ending = asyncio.create_task(_hang_up(pool, stopping, settings.drain_seconds))
     try:
-        yield pool if await _is_migrated(pool, migrations, stopping) else None
+        # Without the migrations that this version needs, every delivery would become a dead letter.
+        with suppress(Stopped):
+            await unless_stopped(stopping, _until_migrated(pool, migrations))
+        yield None if stopping.is_set() else pool
     finally:
         ending.cancel()
         await _close(pool)
@@ -74,15 +77,6 @@ async def _connect(settings: DatabaseSettings, service: str, role: str, *, plans
         except DependencyDown as error:
             log.warning("database.away", detail=str(error), hint="new here? `modelswap db migrate`")
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
-
-
-async def _is_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Event) -> bool:
-    """Wait for the migrations that this version needs: without them every delivery would become a dead letter."""
-    try:
-        await unless_stopped(stopping, _until_migrated(pool, migrations))
-    except Stopped:
-        return False
-    return True
 
 
 async def _until_migrated(pool: Pool, migrations: Migrations) -> None:
