@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from email import message_from_string
 from pathlib import Path
 
 from deploy.local.errors import LocalServersError, Say
@@ -156,10 +157,7 @@ def one_line_sources(text: str) -> Iterator[tuple[str, str | None]]:
 def deb822_sources(text: str) -> Iterator[tuple[str, str | None]]:
     """Read paragraphs like ``Types: deb``, ``URIs: ...``, ``Suites: ...``, ``Components: ...``. Pure."""
     for paragraph in re.split(r"\n\s*\n", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
-        fields = {
-            match[1].lower(): match[2].split()
-            for match in re.finditer(r"^([\w-]+):((?:.|\n[ \t])*)", paragraph, re.MULTILINE)
-        }
+        fields = {name.lower(): value.split() for name, value in message_from_string(paragraph).items()}
         if "deb" not in fields.get("types", []) or fields.get("enabled") == ["no"]:
             continue
         if _is_the_archive(fields.get("suites", []), fields.get("components", [])):
