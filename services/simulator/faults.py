@@ -4,15 +4,13 @@ Faults that can be injected. Pure: the one list of all faults.
 `Faults` are those of one training; each field is a fault, its default means no fault. Seconds are simulated ones.
 `ApiFault` is that of one API call; its seconds are real ones, because the caller's timeout counts in real time.
 
-Order them by name (``POST /_simulator/faults``, ``POST /_simulator/api-faults``), or set probabilities with `chances`,
-which picks one of the named fault's examples.
+Order them by name: ``POST /_simulator/faults``, ``POST /_simulator/api-faults``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from random import Random
 from string import Template
 from typing import Annotated, Final
 
@@ -156,19 +154,17 @@ class ApiFaultOrder(ApiFault):
     next: int = Field(1, ge=1)
 
 
-#: The faults of API calls that `chances` can name.
+#: Examples of faults of API calls.
 API_FAULTS: Final[Mapping[str, ApiFault]] = {
     "api_throttled": ApiFault(status=429, retry_after_header="1", retry_after_body=1),
     "api_unavailable": ApiFault(status=503),
     "api_answer_lost": ApiFault(status=502, takes_effect=True),
     "api_slow": ApiFault(delay_seconds=2),
 }
-#: Every name that `chances` may have.
-NAMES: Final = frozenset(Faults.model_fields) | frozenset(API_FAULTS)
 
 
 def table() -> Mapping[str, Mapping[str, object]]:
-    """Return every fault with its description and the examples that `chances` picks from."""
+    """Return every fault with its description and examples."""
     return {
         name: {"description": field.description, "examples": field.examples}
         for name, field in Faults.model_fields.items()
@@ -176,23 +172,6 @@ def table() -> Mapping[str, Mapping[str, object]]:
         name: {"description": "A call of the API.", "examples": [fault.model_dump(exclude_defaults=True)]}
         for name, fault in API_FAULTS.items()
     }
-
-
-def draw(chances: Mapping[str, float], seed: str) -> Faults:
-    """Draw a training's faults with these probabilities; each fault has its own random generator from *seed*."""
-    drawn = {}
-    for name, field in Faults.model_fields.items():
-        dice = Random(f"{seed}:{name}")
-        if dice.random() < chances.get(name, 0):
-            drawn[name] = dice.choice(field.examples or [field.default])
-    return Faults.model_validate(drawn)
-
-
-def draw_for_call(chances: Mapping[str, float], dice: Random) -> ApiFault | None:
-    for name, fault in API_FAULTS.items():
-        if dice.random() < chances.get(name, 0):
-            return fault
-    return None
 
 
 def filled(output: JsonValue, values: Mapping[str, str]) -> JsonValue:

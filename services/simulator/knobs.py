@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.simulator.faults import NAMES
 from shared.replicate.signature import decode_secret
-
-
-def _known(chances: Mapping[str, float]) -> Mapping[str, float]:
-    unknown = sorted(set(chances) - NAMES)
-    if unknown:
-        raise ValueError(f"no fault is called {', '.join(unknown)}; there are {', '.join(sorted(NAMES))}")
-    return chances
 
 
 def _signing(secret: str) -> str:
@@ -25,7 +16,6 @@ def _signing(secret: str) -> str:
 
 
 Seconds = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Knobs(BaseModel):
@@ -41,8 +31,6 @@ class Knobs(BaseModel):
     secret: Annotated[str, Field(repr=False), AfterValidator(_signing)] = ""
     #: Whether a training creates its destination if it does not exist.
     auto_destinations: bool = True
-    #: Probability of each fault, by its name in `faults`.
-    chances: Annotated[Mapping[str, Share], AfterValidator(_known)] = {}
     #: How long a training waits for a machine, and how long it runs.
     boot_seconds: Seconds = 10.0
     duration_seconds: Seconds = 600.0

@@ -1,13 +1,11 @@
-"""Fault orders: the faults that were ordered for coming trainings and API calls, and those that chance adds. Pure."""
+"""Fault orders: the faults that were ordered for coming trainings and API calls. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import TypeVar
 
-from services.simulator.faults import ApiFault, ApiFaultOrder, FaultOrder, Faults, draw, draw_for_call
-from services.simulator.knobs import Knobs
+from services.simulator.faults import ApiFault, ApiFaultOrder, FaultOrder, Faults
 
 _O = TypeVar("_O", FaultOrder, ApiFaultOrder)
 
@@ -15,10 +13,7 @@ _O = TypeVar("_O", FaultOrder, ApiFaultOrder)
 class Orders:
     """The open fault orders."""
 
-    def __init__(self, knobs: Knobs) -> None:
-        self._seed = knobs.seed
-        self._chances = knobs.chances
-        self._dice = Random(f"{knobs.seed}:api")
+    def __init__(self) -> None:
         self._of_trainings: list[FaultOrder] = []
         self._of_calls: list[ApiFaultOrder] = []
 
@@ -31,21 +26,20 @@ class Orders:
         self._of_calls.append(order)
 
     def clear(self) -> None:
-        """Cancel all orders and chances; faults of existing trainings stay."""
+        """Cancel all orders; faults of existing trainings stay."""
         self._of_trainings.clear()
         self._of_calls.clear()
-        self._chances = {}
 
     def next_of_call(self, route: str) -> ApiFault | None:
         for order in self._of_calls:
             if order.route in ("*", route):
                 self._of_calls = _used_up(self._of_calls, [order])
                 return order
-        return draw_for_call(self._chances, self._dice)
+        return None
 
-    def next_of_training(self, training_id: str, destination: str) -> Faults:
-        """Return the faults of a new training; orders take precedence over chance."""
-        faults = draw(self._chances, f"{self._seed}:{training_id}")
+    def next_of_training(self, destination: str) -> Faults:
+        """Return the faults of a new training; later orders take precedence."""
+        faults = Faults()
         orders = [order for order in self._of_trainings if order.destination in (None, destination)]
         for order in orders:
             faults = faults.with_orders(order.faults)

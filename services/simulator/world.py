@@ -60,7 +60,7 @@ class World:
         self._trained: Counter[str] = Counter()
         #: Number of requests for each version.
         self._asked: Counter[str] = Counter()
-        self.orders = Orders(knobs)
+        self.orders = Orders()
 
     # Models
 
@@ -156,7 +156,7 @@ class World:
         self._trained[destination] += 1
         number = self._trained[destination]
         training_id = self._id(f"training:{destination}:{number}")
-        faults = self.orders.next_of_training(training_id, destination)
+        faults = self.orders.next_of_training(destination)
         run_seconds = faults.duration_seconds or self._knobs.duration_seconds
         created = Training(
             id=training_id,

@@ -20,6 +20,7 @@ from services.simulator.simulator import Simulator
 from shared.contract.topology import Topology, topology
 from shared.runtime.settings import StateSettings
 from tests.broker import Broker
+from tests.chance import Chance
 from tests.chaos.faults import Targets
 from tests.chaos.oracle import Subscriber
 from tests.chaos.script import Case, ScriptedWorld
@@ -103,11 +104,11 @@ async def running_twice(
         seed=seed,
         speed=60.0,
         secret=WEBHOOK_SECRET,
-        chances=_CALLS_FAIL,
         log_interval_real_seconds=2,
         retry_delays_real_seconds=(0.5, 1, 2, 4, 8),
     )
     world = simulator.world = ScriptedWorld(simulator.knobs, cases, changed=simulator.changed)
+    world.orders = Chance(_CALLS_FAIL, seed)
     async with contextlib.AsyncExitStack() as opened:
         enter = opened.enter_async_context
         database_url = await enter(new_database(postgres_url or postgres.url))

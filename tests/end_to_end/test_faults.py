@@ -21,6 +21,7 @@ from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from shared.contract.events import EVENTS_EXCHANGE, ModelActivated
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
+from tests.chance import Chance
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import TRAINER, deliver, post_webhook, register, start
 from tests.servers import Urls
@@ -157,12 +158,12 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(restartable_se
         seed=SEED,
         speed=60.0,
         duration_seconds=600.0,
-        chances=chances,
         # A training lasts ten seconds: five logs of each are enough, and fifty would be most of the work.
         log_interval_real_seconds=2,
         # A webhook is retried for long enough to outlive every restart here; who finds lost ones is another's story.
         retry_delays_real_seconds=(0.5, 1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8),
     ) as (stack, simulator):
+        simulator.world.orders = Chance(chances, SEED)
         readers = Readers(stack, [f"user-{number}" for number in range(USERS)])
         async with readers.reading():
             requesting = asyncio.create_task(request_all(stack, dice))
