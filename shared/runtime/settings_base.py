@@ -47,7 +47,10 @@ class SettingsError(ModelswapError):
 class Settings(BaseModel):
     """Settings of every process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+    # Built at first use: a process or a command needs one or two of fifteen such classes.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, defer_build=True
+    )
 
     #: Address to listen on. Loopback, so that nothing is exposed by accident; 0.0.0.0 in a container.
     host: Host = "127.0.0.1"
