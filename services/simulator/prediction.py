@@ -8,7 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import JsonValue
 
@@ -23,7 +23,6 @@ _LOGS: Final = {
     Behaviour.WEIGHTS_GONE: "| ERROR | Failed to download weights: 404 Not Found\n",
 }
 _BAR: Final = "100%|██████████| 28/28 [00:06<00:00,  4.31it/s]\n"
-_HEALTH: Final = Faults()
 _DURATION: Final = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 _MIN_DEADLINE: Final = 5.0  # seconds
 _SIZE: Final = 96  # pixels, both ways
@@ -41,10 +40,8 @@ class Prediction(Job):
     #: Where its webhooks go; empty for nowhere.
     webhook: str = ""
     events: frozenset[WebhookEvent] = frozenset()
-
-    @property
-    def faults(self) -> Faults:
-        return _HEALTH
+    #: Only trainings have some.
+    faults: ClassVar[Faults] = Faults()
 
     @property
     def output_at(self) -> float:
