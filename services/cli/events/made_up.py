@@ -58,37 +58,27 @@ class Story:
 
     def _event(self, trigger: Trigger, generation: int, current: ModelRef | None) -> Event:
         name = self.training_id if generation == self.generation else f"{self.training_id}-{generation}"
-        ref = uuid5(NAMESPACE_URL, f"modelswap:trigger:{name}")
-        model, user = self._model(generation), self.user_id
+        model = self._model(generation)
+        about: dict[str, object] = {
+            "training_id": name,
+            "ref": uuid5(NAMESPACE_URL, f"modelswap:trigger:{name}"),
+            "user_id": self.user_id,
+        }
+        swap = {**about, "generation": generation}
         match trigger:
             case Trigger.MODEL_READY:
                 evidence = Evidence(shape="version", checks=("exists",), seconds=1.0)
-                return ModelReady(training_id=name, ref=ref, user_id=user, model=model, evidence=evidence)
+                return ModelReady.model_validate({**about, "model": model, "evidence": evidence})
             case Trigger.EXTRACTION_FAILED:
-                return ExtractionFailed(training_id=name, ref=ref, user_id=user, error="no_version", detail=self.error)
+                return ExtractionFailed.model_validate({**about, "error": "no_version", "detail": self.error})
             case Trigger.MODEL_ACTIVATED:
-                return ModelActivated(
-                    training_id=name,
-                    user_id=user,
-                    generation=generation,
-                    ref=ref,
-                    model=model,
-                    previous=current,
-                    trigger_word="TOK",
+                return ModelActivated.model_validate(
+                    {**swap, "model": model, "previous": current, "trigger_word": "TOK"}
                 )
             case Trigger.MODEL_WITHDRAWN:
-                return ModelWithdrawn(
-                    training_id=name, user_id=user, generation=generation, ref=ref, previous=current or model
-                )
+                return ModelWithdrawn.model_validate({**swap, "previous": current or model})
             case Trigger.MODEL_SUPERSEDED:
-                return ModelSuperseded(
-                    training_id=name,
-                    user_id=user,
-                    generation=generation,
-                    ref=ref,
-                    model=model,
-                    current_generation=generation + 1,
-                )
+                return ModelSuperseded.model_validate({**swap, "model": model, "current_generation": generation + 1})
         raise ValueError(f"{trigger} is not a public event")
 
     def _model(self, generation: int) -> ModelRef:
