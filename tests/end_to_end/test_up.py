@@ -236,6 +236,7 @@ async def test_a_state_whose_services_were_superusers_is_refused(tmp_path):
         subprocess.run,
         [sys.executable, "-m", "services.cli", "up", "--embedded", "--state", str(state)],
         cwd=ROOT,
+        env={**os.environ, **{f"MODELSWAP_{name.upper()}_PORT": "0" for name in SERVICES}},
         capture_output=True,
         text=True,
         check=False,
