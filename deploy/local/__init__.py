@@ -4,6 +4,7 @@ Private RabbitMQ and Postgres servers on loopback, for machines without Docker. 
 *servers*   both, ready, and deleted without a trace afterwards
 *state*     their folder: temporary, or kept with its ports and password
 *rabbitmq*, *postgres*   one server each: start, stop, kill, start again
+*plugins*   those that RabbitMQ starts with
 *binaries*  which programs to run, and why those
 *debian*    RabbitMQ from Debian's or Ubuntu's packages, unpacked without root
 *cache*     where unpacked packages are kept
