@@ -50,8 +50,7 @@ async def main(options: argparse.Namespace) -> None:
         servers = opened.enter_context(local_servers(say=print))
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         settings = {**_SETTINGS, "MODELSWAP_MANAGEMENT_URL": servers.management_url}
-        urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
-        stack, simulator = await opened.enter_async_context(open_stack(folder, settings=settings, **urls))
+        stack, simulator = await opened.enter_async_context(open_stack(folder, servers, settings=settings))
         print("screens: the services run; now the scene is set")
         screens = (
             EMPTY

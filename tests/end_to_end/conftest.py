@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from playwright.async_api import Browser
 
+from deploy.local import Servers
 from deploy.local.errors import Unavailable
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, Faults
@@ -91,35 +92,29 @@ def recorded(training_id: str) -> Training:
 
 @contextlib.asynccontextmanager
 async def open_stack(
-    folder: Path,
-    *,
-    amqp_url: str,
-    database_url: str,
-    management_url: str = "",
-    settings: Mapping[str, str] | None = None,
-    **knobs: Any,
+    folder: Path, servers: Urls | Servers, *, settings: Mapping[str, str] | None = None, **knobs: Any
 ) -> AsyncIterator[tuple[Stack, Simulator]]:
     """
     Every process, on a broker with empty queues and a database of its own.
 
-    *settings* are the processes', beside those that they need; *knobs* are the simulator's. With a *management_url*,
-    each process has just its own rights on the broker.
+    Each has just its own rights on the broker, if the management API is known. *settings* are the processes', beside
+    those that they need; *knobs* are the simulator's.
     """
     simulator = Simulator(**{"speed": 300.0, "secret": WEBHOOK_SECRET, **knobs})
     simulator.world = RecordedWorld(simulator)
-    async with running(simulator) as replicate_url, new_database(database_url) as database:
+    async with running(simulator) as replicate_url, new_database(servers.database_url) as database:
         stack = Stack(
             folder,
-            amqp_url=amqp_url,
+            amqp_url=servers.amqp_url,
             database_url=database,
             replicate_url=replicate_url,
             settings=settings,
-            has_users=bool(management_url),
+            has_users=bool(servers.management_url),
         )
         plan = topology(StateSettings.load(stack.environment).retry_delays)
-        async with Broker(amqp_url, plan) as stack.broker:
-            if management_url:
-                await make_broker_users(management_url, plan)
+        async with Broker(servers.amqp_url, plan) as stack.broker:
+            if servers.management_url:
+                await make_broker_users(servers.management_url, plan)
             async with stack:
                 yield stack, simulator
 
@@ -128,13 +123,7 @@ async def open_stack(
 async def walk(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Simulator]]:
     """One product for all tests of a module; each has users and trainings of its own."""
     folder = tmp_path_factory.mktemp("walk")
-    async with open_stack(
-        folder,
-        amqp_url=servers.amqp_url,
-        database_url=servers.database_url,
-        management_url=servers.management_url,
-        settings=_HURRY,
-    ) as opened:
+    async with open_stack(folder, servers, settings=_HURRY) as opened:
         yield opened
 
 

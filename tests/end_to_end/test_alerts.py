@@ -42,8 +42,7 @@ async def broken(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFa
     with private_servers(say) as servers:
         async with open_stack(
             tmp_path_factory.mktemp("alerts"),
-            amqp_url=servers.amqp_url,
-            database_url=servers.database_url,
+            servers,
             settings=SETTINGS | {"MODELSWAP_MANAGEMENT_URL": servers.management_url},
             retry_delays_real_seconds=(0.5, 1, 2, 4),
         ) as (stack, simulator):

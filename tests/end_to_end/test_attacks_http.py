@@ -56,7 +56,7 @@ FLOODS: Final = {
 async def stack(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     folder = tmp_path_factory.mktemp("attacks")
     settings = {"MODELSWAP_HEADER_TIMEOUT_SECONDS": str(HEADER_SECONDS)}
-    async with open_stack(folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=settings) as (
+    async with open_stack(folder, servers, settings=settings) as (
         stack,
         _,
     ):

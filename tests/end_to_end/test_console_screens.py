@@ -48,8 +48,7 @@ async def opened(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> Asy
     settings = {"MODELSWAP_RETRY_DELAYS": "100ms,200ms"}
     if servers.management_url:
         settings["MODELSWAP_MANAGEMENT_URL"] = servers.management_url
-    urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
-    async with open_stack(tmp_path_factory.mktemp("console"), settings=settings, **urls) as opened:
+    async with open_stack(tmp_path_factory.mktemp("console"), servers, settings=settings) as opened:
         yield opened
 
 

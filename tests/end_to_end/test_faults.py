@@ -153,8 +153,7 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(restartable_se
     chances = {"outcome": 0.2, "duplicate": 0.2, "reorder": 0.1, "version_late_calls": 0.1, "late_logs_seconds": 0.1}
     async with open_stack(
         tmp_path,
-        amqp_url=servers.amqp_url,
-        database_url=servers.database_url,
+        servers,
         seed=SEED,
         speed=60.0,
         duration_seconds=600.0,
@@ -201,7 +200,7 @@ async def test_while_rabbitmq_is_down_the_sender_is_told_and_its_retry_succeeds(
     restartable_servers: Servers, tmp_path: Path
 ):
     servers = restartable_servers
-    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
+    async with open_stack(tmp_path, servers) as (stack, _):
         await register(stack, "one", "user-1", "acme/u-1")
         body = b'{"id":"one","status":"failed","error":"too few images"}'
         servers.rabbitmq.kill()
@@ -222,7 +221,7 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
     restartable_servers: Servers, tmp_path: Path
 ):
     servers = restartable_servers
-    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
+    async with open_stack(tmp_path, servers) as (stack, _):
         names = [f"t{number}" for number in range(20)]
         for name in names:
             await register(stack, name, name, "acme/u-1")
@@ -245,8 +244,7 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
 async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls, tmp_path: Path):
     async with open_stack(
         tmp_path,
-        amqp_url=servers.amqp_url,
-        database_url=servers.database_url,
+        servers,
         retry_delays_real_seconds=(0.5,) + (1,) * 120,
     ) as (stack, simulator):
         simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
@@ -269,7 +267,7 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
 async def test_a_subscriber_whose_queue_is_full_holds_up_events_and_is_named_but_holds_up_no_swap(
     servers: Urls, tmp_path: Path
 ):
-    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
+    async with open_stack(tmp_path, servers) as (stack, _):
         key = ModelActivated.key
         async with stack.broker.subscribed(EVENTS_EXCHANGE, key) as patient:
             async with stack.broker.subscribed(EVENTS_EXCHANGE, key, max_length=0, overflow="reject-publish"):

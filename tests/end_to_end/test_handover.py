@@ -99,9 +99,7 @@ def strike(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Strike
 async def walk(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Simulator]]:
     folder = tmp_path_factory.mktemp("handover")
     settings = {"MODELSWAP_RECONCILE_AFTER_SECONDS": "2"}
-    async with open_stack(
-        folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=settings
-    ) as opened:
+    async with open_stack(folder, servers, settings=settings) as opened:
         yield opened
 
 

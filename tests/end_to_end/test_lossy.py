@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ _NAMES: Final = (
 async def test_trainings_become_models_without_the_progress_queue(servers: Urls, tmp_path: Path):
     async with (
         proxied(servers.amqp_url) as proxy,
-        open_stack(tmp_path, amqp_url=proxy.url(servers.amqp_url), database_url=servers.database_url, speed=100.0) as (
+        open_stack(tmp_path, replace(servers, amqp_url=proxy.url(servers.amqp_url)), speed=100.0) as (
             stack,
             simulator,
         ),

@@ -27,9 +27,7 @@ _HURRY: Final = {
 @contextlib.asynccontextmanager
 async def silent_stack(servers: Urls, folder: Path, **settings: str) -> AsyncIterator[tuple[Stack, Simulator]]:
     """A product that no webhook ever reaches."""
-    async with open_stack(
-        folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=_HURRY | settings
-    ) as (stack, simulator):
+    async with open_stack(folder, servers, settings=_HURRY | settings) as (stack, simulator):
         simulator.order(FaultOrder(drop=frozenset(WebhookEvent), next=10_000))
         yield stack, simulator
 

@@ -317,7 +317,7 @@ async def test_whatever_dies_in_a_replay_of_a_thousand_each_letter_has_one_effec
 ):
     servers = restartable_servers
     names = [f"many-{number}" for number in range(MANY)]
-    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
+    async with open_stack(tmp_path, servers) as (stack, _):
         await set_aside(stack, names)
         await in_parallel(lambda name: register(stack, name, name), names)
         asked = {"filter": {"queue": "modelswap.state"}, "reason": "they are registered now"}

@@ -20,9 +20,7 @@ async def test_followed_progress_only_rises_across_restarts(servers: Urls, tmp_p
             await asyncio.sleep(0.05)
 
     async with (
-        open_stack(
-            tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=settings, speed=30.0
-        ) as (stack, _),
+        open_stack(tmp_path, servers, settings=settings, speed=30.0) as (stack, _),
         asyncio.timeout(300),
     ):
         begun = await start(stack, "ada")

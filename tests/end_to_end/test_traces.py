@@ -174,9 +174,7 @@ async def traced(
     with collecting() as collector:
         # FastAPI has spans of its own, with addresses and users in them.
         settings = {**collector.environment, "FASTAPI_OTEL_AUTO_CONFIGURE": "true"}
-        async with open_stack(
-            folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=settings
-        ) as (stack, simulator):
+        async with open_stack(folder, servers, settings=settings) as (stack, simulator):
             yield stack, simulator, collector
         # Stopped processes have sent everything.
         for trace_id, expected in collector.expected.items():

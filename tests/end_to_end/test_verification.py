@@ -109,9 +109,7 @@ THAT_STAY: Final = [
 async def proving(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Simulator]]:
     """A product that runs each model before it is used."""
     folder = tmp_path_factory.mktemp("proving")
-    async with open_stack(
-        folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=SETTINGS
-    ) as opened:
+    async with open_stack(folder, servers, settings=SETTINGS) as opened:
         yield opened
 
 

@@ -20,7 +20,7 @@ from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.broker import Message
 from tests.databases import logged_in
-from tests.end_to_end.conftest import SELF_STARTED, open_stack
+from tests.end_to_end.conftest import SELF_STARTED
 from tests.servers import Urls
 from tests.stack import (
     OPS_TOKEN,
@@ -318,18 +318,22 @@ async def test_a_registration_that_comes_after_its_webhook_is_found(stack: Stack
     assert ended["failure"]["reason"] == "too few images"
 
 
-async def test_no_secret_is_in_any_log(servers: Urls, tmp_path: Path):
-    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
-        begun = await start(stack, "user-1")
-        await stack.until_stage(begun["training_id"], "active")
-        names = ("REF_SECRETS", "API_TOKENS", "OPS_TOKENS", "AMQP_URL", "DATABASE_URL")
-        secrets = [stack.environment[f"MODELSWAP_{name}"] for name in names]
-        secrets += [
-            logged_in(servers.database_url, name).partition("@")[0].rpartition(":")[2]
-            for name in ("owner", "state", "ops", "notifier")
-        ]
-        stopped = {name: process.stop() for name, process in stack.processes.items()}
-        logged = "\n".join(process.log.read_text() for process in stack.processes.values())
+async def test_no_secret_is_in_any_log(stack: Stack, servers: Urls):
+    begun = await start(stack, "user-1")
+    await stack.until_stage(begun["training_id"], "active")
+    names = ("REF_SECRETS", "API_TOKENS", "OPS_TOKENS", "AMQP_URL", "DATABASE_URL")
+    secrets = {process.environment[f"MODELSWAP_{name}"] for process in stack.processes.values() for name in names}
+    logins = [
+        *(process.environment["MODELSWAP_AMQP_URL"] for process in stack.processes.values()),
+        *(logged_in(servers.database_url, name) for name in ("owner", "state", "ops", "notifier")),
+    ]
+    secrets |= {url.partition("@")[0].rpartition(":")[2] for url in logins}
+
+    stopped = {name: process.stop() for name, process in stack.processes.items()}
+    logged = "\n".join(process.log.read_text() for process in stack.processes.values())
+    for process in stack.processes.values():
+        process.start()
+    await stack.until_ready()
 
     assert stopped == dict.fromkeys(SERVICES, 0)
     assert "process.stopped" in logged

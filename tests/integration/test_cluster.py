@@ -60,9 +60,10 @@ async def test_a_node_dies_and_only_progress_waits_for_it(servers: Urls, tmp_pat
         async with (
             # As a load balancer does.
             proxied(*(node.url for node in nodes)) as balancer,
-            open_stack(
-                tmp_path, amqp_url=balancer.url(nodes[0].url), database_url=servers.database_url, speed=60.0
-            ) as (stack, simulator),
+            open_stack(tmp_path, Urls(balancer.url(nodes[0].url), servers.database_url), speed=60.0) as (
+                stack,
+                simulator,
+            ),
         ):
             before = await swapped(stack, "ada")
             holder = nodes[await holder_of(PROGRESS_QUEUE, nodes)]
