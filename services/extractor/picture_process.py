@@ -28,7 +28,13 @@ _FINE: Final = "fine"
 #: Signals that the image can cause: beyond the limit of CPU time, or a crash of the decoder. Any other is sent by
 #: somebody: the kernel out of memory, or whoever stops the extractor with all its processes.
 _OF_THE_IMAGE: Final = (
-    *(signal.SIGXCPU, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS),
+    signal.SIGXCPU,
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGSYS,
 )
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _MODULE: Final = "services.extractor.picture_process"
