@@ -25,8 +25,8 @@ _MEMORY_BYTES: Final = 768 * 1024 * 1024
 _WALL_SECONDS: Final = 60.0
 _AT_A_TIME: Final = 2
 _FINE: Final = "fine"
-#: Signals that the image can cause: beyond the limit of CPU time, or a crash of the decoder. Any other is sent by
-#: somebody: the kernel out of memory, or whoever stops the extractor with all its processes.
+#: Signals that the image can cause: beyond the limit of CPU time, or a crash of the decoder. Any other has another
+#: cause: memory ran out, or the extractor is stopped with all its processes.
 _OF_THE_IMAGE: Final = (
     signal.SIGXCPU,
     signal.SIGSEGV,
