@@ -92,14 +92,9 @@ class Comparison(NamedTuple):
 async def diff_topology(environment: Environment) -> Comparison:
     """Compare the broker with the plan; bindings and users only if its management API is known."""
     settings = TopologySettings.load(environment)
-    # Both at once: each may take long.
-    asked = asyncio.create_task(_bindings_and_users(environment, settings.topology))
-    try:
-        with broker_problems():
-            found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
-        rest = await asked
-    finally:
-        asked.cancel()
+    with broker_problems():
+        found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
+    rest = await _bindings_and_users(environment, settings.topology)
     return rest._replace(lines=[*found, *rest.lines])
 
 
@@ -117,8 +112,7 @@ async def _bindings_and_users(environment: Environment, plan: Topology) -> Compa
 
 async def _missing_bindings(management: Management, plan: Topology) -> list[str]:
     """AMQP cannot list them. A queue that is missing has a line of its own already."""
-    queues = [queue.name for queue in plan.queues]
-    found = dict(zip(queues, await asyncio.gather(*map(management.bindings_of, queues)), strict=True))
+    found = {queue.name: await management.bindings_of(queue.name) for queue in plan.queues}
     lines = []
     for each in plan.bindings:
         there = found[each.queue]
