@@ -69,7 +69,7 @@ async def test_a_machine_too_busy_to_look_is_no_flaw(monkeypatch):
         await find_flaw_apart(many_scans())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1], ids=lambda sent: sent.name)
 async def test_a_process_that_is_killed_says_nothing_of_the_picture(sent, monkeypatch):
     start = asyncio.create_subprocess_exec
 
