@@ -20,6 +20,11 @@ RABBITMQ_AWAY: Final = "RabbitMQ does not answer"
 _SAID_OF: Final = {POSTGRES_AWAY: (POSTGRES_AWAY, "database_down"), RABBITMQ_AWAY: (RABBITMQ_AWAY,)}
 #: A message that waits longer is stuck.
 HELD_UP_SECONDS: Final = 60.0
+#: What to do about what a check says, if the runbook knows.
+_REMEDIES: Final = {
+    "gap": '"Webhooks were missed" in deploy/runbook.md',
+    "events_log": '"The events log" in deploy/runbook.md',
+}
 
 
 class Health(BaseModel):
@@ -87,6 +92,7 @@ def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] |
         readiness = "is ready, but" if health.is_ready else "is not ready"
         detail = f"{readiness}: {'; '.join(health.problems)}"
         state = ProcessState.LIMITED if health.is_ready else ProcessState.NOT_READY
+        then = next((said for check, said in _REMEDIES.items() if health.checks.get(check, OK) != OK), then)
     elif health.set_aside:
         held = "; ".join(f"{loop}: {text}" for loop, text in health.set_aside.items())
         detail, then = f"ready, but {held}", '"Items are set aside" in deploy/runbook.md'

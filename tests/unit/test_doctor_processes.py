@@ -42,6 +42,18 @@ def test_an_optional_check_of_a_ready_process_is_a_warning():
     assert (found.status, found.detail) == (WARNING, "is ready, but: progress: no consumer")
 
 
+@pytest.mark.parametrize(
+    ("check", "then"),
+    [
+        ("gap", '"Webhooks were missed" in deploy/runbook.md'),
+        ("events_log", '"The events log" in deploy/runbook.md'),
+        ("progress", "fix that; log of ops"),
+    ],
+)
+def test_a_check_that_the_runbook_knows_leads_to_it(check: str, then: str):
+    assert finding(Health(status="ok", version="1", checks={"archive": "ok", check: "trouble"})).then == then
+
+
 def test_what_several_checks_say_is_said_once():
     away = "Postgres is away: refused"
     found = finding(Health(status="no", version="1", checks={"database": away, "archive": "full", "purge": away}))
