@@ -131,20 +131,20 @@ class Api(HttpClient):
                 raise self._refusal(response, path, then, absent)
             return read(kind, response)
         except Hung as error:
-            said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
+            said = f"{self._name} at {self.url} took the request, and did not answer in time: it hangs"
             raise NotNow(said, then="modelswap doctor") from error
         except Unanswered as error:
             then = f"modelswap doctor, or correct {self._url_setting}"
-            raise NoAnswer(f"{self._name} at {self._url} does not answer ({error.why})", then=then) from error
+            raise NoAnswer(f"{self._name} at {self.url} does not answer ({error.why})", then=then) from error
         except ServiceFailed as error:
-            raise Problem(f"{self._url} is not {self._name}, or of another version", then=CONFIG) from error
+            raise Problem(f"{self.url} is not {self._name}, or of another version", then=CONFIG) from error
 
     def _refusal(self, response: httpx.Response, path: str, then: str, absent: str) -> Problem:
         detail = _POINTER.sub(r"\1: ", said_in(response.content))
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
                 # Each of our APIs answers another's token so: the address may be the wrong one.
-                said = f"{self._name} at {self._url} does not accept the first token of {self._auth_setting}"
+                said = f"{self._name} at {self.url} does not accept the first token of {self._auth_setting}"
                 return Problem(said, then=CONFIG)
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")

@@ -68,16 +68,12 @@ class HttpClient:
         trace: Context = NO_SPAN.context,
     ) -> None:
         """Requests are a part of the trace of the current span; without one, of *trace*."""
-        self._url = url
+        #: Where its paths begin.
+        self.url = url
         headers = {**trace, **({} if token is None else {"Authorization": f"Bearer {token}"})}
         self._http = httpx.AsyncClient(
             headers=headers, trust_env=False, transport=transport, verify=_tls_context(trust_env=False)
         )
-
-    @property
-    def url(self) -> str:
-        """Where its paths begin."""
-        return self._url
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,7 +104,7 @@ class HttpClient:
             ServiceFailed: if the body is larger than *limit_bytes* (if any).
 
         """
-        url = self._url + path
+        url = self.url + path
         timeout = httpx.Timeout(seconds, connect=min(seconds, SECONDS))
         try:
             async with asyncio.timeout(deadline_seconds):
